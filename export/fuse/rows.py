@@ -1,0 +1,76 @@
+"""What the fuser says about each attention: the rows of `fuse --report` and `inspect` (schema 1, a contract)."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How far the fused block is from the block it replaced, on ONNX Runtime CPU.
+
+    Attributes:
+        max_error: Largest absolute difference seen over all cases.
+        budget: The derived bound at the element where the error came closest to its bound.
+        cases: How many input cases were run.
+    """
+
+    max_error: float
+    budget: float
+    cases: int
+
+
+@dataclass(frozen=True)
+class Attention:
+    """One attention found in a graph.
+
+    Attributes:
+        name: Name of the Attention node, or of the Softmax node that stayed.
+        status: "fused" (this run made it one op), "kept" (it stays decomposed), "already" (it was one op on arrival).
+        code: Stable rule code, e.g. "F001" fused, "A001" already, "K101" why it was kept.
+        reason: One sentence.
+        op: "ai.onnx::Attention" and the like; for a kept one "Softmax".
+        heads, kv_heads, head_size: Query heads, key/value heads, channels a head of Q; None where unknown.
+        scale: Factor on QK^T; softcap: c of c*tanh(x/c), or None.
+        mask: "none", "bool", "float" or "causal" and combinations such as "bool+float".
+        rope: RotaryEmbedding ops that feed Q and K: "none", "q", "k", "qk".
+        source: The user's PyTorch source line where the exporter recorded one.
+        verify: The verification result, or None where it was not run.
+    """
+
+    name: str
+    status: str
+    code: str
+    reason: str
+    op: str
+    heads: int | None = None
+    kv_heads: int | None = None
+    head_size: int | None = None
+    scale: float | None = None
+    softcap: float | None = None
+    mask: str = "none"
+    rope: str = "none"
+    source: str | None = None
+    verify: Verification | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Counts over the rows."""
+
+    found: int
+    fused: int
+    kept: int
+    already: int
+
+
+def summarise(rows: tuple[Attention, ...]) -> Summary:
+    """Returns how many attentions were found, fused, kept and already one op."""
+    count = {status: sum(r.status == status for r in rows) for status in ("fused", "kept", "already")}
+    return Summary(len(rows), count["fused"], count["kept"], count["already"])
+
+
+def as_json(rows: tuple[Attention, ...]) -> dict[str, Any]:
+    """Returns the report as the JSON-ready dictionary of the `fuse --report` contract."""
+    return {"schema": SCHEMA, "attentions": [asdict(r) for r in rows], "summary": asdict(summarise(rows))}
