@@ -17,7 +17,8 @@ class Case:
     Attributes:
         name: What the case is about, e.g. "left-padding".
         dims: Concrete size of every symbolic dimension, e.g. {"batch": 2, "length": 7}.
-        padding: Which keys a mask input hides: "none", "right", "left", or "full-row" (one batch row sees no key at all).
+        padding: Which keys a mask input hides: "none", "right", "left", or "full-row" (one batch row sees no key
+            at all). `export.model.draw.keep_mask` draws them.
         magnitude: Factor on the floating-point inputs; 30 drives the softmax into saturation.
         seed: Seed of the generator that draws the inputs.
     """
