@@ -1,12 +1,24 @@
-"""How the inputs of a form are drawn: seeded by the case, in float32, masks by the case's padding."""
+"""How the weights and inputs of a form are drawn: seeded, in float32, masks by the case's padding."""
+
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
 from engines.errors import UsageError
 from export.model.form import Case
 
+M = TypeVar("M", bound=torch.nn.Module)
+
 PADDINGS = ("none", "right", "left", "full-row")
 """Every padding a case may name."""
+
+
+def seeded(build: Callable[[], M], seed: int = 0) -> M:
+    """Returns build() in eval mode with weights drawn from `seed`; the caller's random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build().eval()
 
 
 def generator(case: Case) -> torch.Generator:

@@ -71,14 +71,16 @@ def subsequent_chunk_mask(size: int, chunk_size: int, num_left_chunks: int = -1,
     """Returns the streaming chunk mask, bool [size, size] (WeNet, CosyVoice `utils/mask.py`).
 
     Query i sees its own chunk to the end, all chunks before it when `num_left_chunks` < 0, else only that many:
-    j < (i // c + 1) * c and j >= (i // c - left) * c, which is a comparison of the two chunk numbers. (One published
-    copy of this function ignores `num_left_chunks`.)
+    j < (i // c + 1) * c and j >= (i // c - left) * c, spelled as a comparison of the positions where the two chunks
+    start, i - i % c (one Mod in both exporters; integer division becomes a page of sign handling in one and a float
+    division in the other). One published copy of this function ignores `num_left_chunks`.
     """
-    chunks = torch.div(torch.arange(size, device=device), chunk_size, rounding_mode="floor")
-    behind = chunks.unsqueeze(-1) - chunks
+    positions = torch.arange(size, device=device)
+    starts = positions - torch.remainder(positions, chunk_size)
+    behind = starts.unsqueeze(-1) - starts
     keep = behind >= 0
     if num_left_chunks >= 0:
-        keep = keep & (behind <= num_left_chunks)
+        keep = keep & (behind <= num_left_chunks * chunk_size)
     return keep
 
 

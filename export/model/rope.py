@@ -14,7 +14,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from engines.errors import UsageError
+from export.model.checks import require_even
 from export.model.dtypes import upcast
 
 
@@ -34,18 +34,6 @@ class Float32Buffers(nn.Module):
             if table is not None and after is not None and after.dtype != table.dtype:
                 self._buffers[name] = table.to(after.device)
         return self
-
-
-def require_even(rotary_dim: int, what: str = "head size") -> None:
-    """Checks that channels can be paired.
-
-    Raises:
-        UsageError: `rotary_dim` is odd or not positive.
-    """
-    if rotary_dim <= 0 or rotary_dim % 2:
-        raise UsageError(
-            f"RoPE rotates channels in pairs, but the {what} is {rotary_dim}. Choose an even number of channels."
-        )
 
 
 def inverse_frequencies(rotary_dim: int, theta: float = 10000.0) -> Tensor:
@@ -146,15 +134,18 @@ def xpos_scale(length: int, rotary_dim: int, scale_base: float = 512.0, device: 
     return duplicate_interleaved(base ** power.unsqueeze(-1))
 
 
-def axial_embedding(rows: Tensor, columns: Tensor, bands: Tensor) -> Tensor:
+def axial_embedding(
+    rows: Tensor, columns: Tensor, bands: Tensor, *, duplicate: Callable[[Tensor], Tensor] = duplicate_interleaved
+) -> Tensor:
     """Returns timm's axial embedding [sin | cos], float32 [P, 2 D] with D = 4 * len(bands).
 
     Args:
         rows: Row of each patch, [P].
         columns: Column of each patch, [P].
-        bands: Inverse frequencies, float32 [D / 4]; the row's angles come first, then the column's, each twice.
+        bands: Inverse frequencies, float32 [D / 4]; the row's angles come first, then the column's.
+        duplicate: `duplicate_interleaved` (timm's default) or `duplicate_half` (for `rotate_halves`).
     """
-    table = duplicate_interleaved(torch.cat((angles(rows, bands), angles(columns, bands)), dim=-1))
+    table = duplicate(torch.cat((angles(rows, bands), angles(columns, bands)), dim=-1))
     return torch.cat((table.sin(), table.cos()), dim=-1)
 
 
