@@ -1,0 +1,38 @@
+# make setup   a virtual environment in .venv with everything, at the versions of constraints.txt
+# make build   engines of the mha-rope form: export, fuse, lower, build, check -> out/mha-rope
+# make test    the test suite
+# make lint    ruff and mypy
+# make tables  the README's generated tables and transcripts, written again
+# PYTHON=...   the Python (3.11 or newer) that .venv is made with
+
+.DELETE_ON_ERROR:
+.SUFFIXES:
+.PHONY: setup build test lint tables clean
+
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+    "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
+BIN := .venv/bin
+# Two workers, one thread each: more threads than cores makes every numeric test slower.
+WORKERS ?= 2
+
+setup: .venv/.ready
+
+.venv/.ready: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer was found; name one: make setup PYTHON=/path/to/python3.11" >&2; exit 2; }
+	test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+build: setup
+	$(BIN)/python -m export build
+
+test: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf out build dist *.egg-info .mypy_cache .ruff_cache

@@ -1,0 +1,170 @@
+"""The command line: picks the verb, sets up logging, and turns every way a run can end into an exit code.
+
+Only the verb that was asked for is imported, and verbs import the heavy libraries when they run, so that `--help`
+costs nothing. Exit codes: 0 ok, 1 parity or a required fusion failed, 2 usage or bad input, 3 a backend or GPU is
+missing, 4 an engine build failed, 130 interrupted.
+"""
+
+import argparse
+import importlib
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Protocol, cast
+
+from export.errors import ToolkitError
+from export.report import stdout
+
+VERBS = {
+    "build": "export, fuse, lower, build engines and check every stage: the whole flow",
+    "fuse": "fuse the attentions of an ONNX file into one op each",
+    "inspect": "say what fuse would do with each attention of an ONNX file, without writing",
+    "check": "judge an artifact folder again: file digests and parity",
+    "run": "run a model or an artifact folder on a provider",
+    "forms": "list the attention forms that come with the toolkit",
+    "doctor": "say what this machine can run, and why not the rest",
+}
+
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+_log = logging.getLogger("export")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code.
+
+    Args:
+        argv: The words after the program's name; None takes them from the process.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    args = _parse(words)
+    verbose = bool(args.verbose)
+    with _logging(verbose=verbose, quiet=bool(args.quiet)), _termination_unwinds():
+        try:
+            code = int(_command(args.verb).execute(args))
+            sys.stdout.flush()
+            return code
+        except ToolkitError as error:
+            return _fail(str(error), error, error.exit_code, args.json, verbose)
+        except KeyboardInterrupt:
+            return _fail("Interrupted; nothing was left behind.", None, INTERRUPTED, args.json, verbose=False)
+        except BrokenPipeError:
+            stdout.abandon()
+            return BROKEN_PIPE
+        except Exception as error:  # the last line of defence: a bug of ours must still end in a sentence
+            hint = "" if verbose else " Run the command again with -v for the traceback."
+            text = f"Unexpected {type(error).__name__}: {_first_line(error)}.{hint}"
+            return _fail(text, error, 1, args.json, verbose)
+
+
+def _parse(words: list[str]) -> argparse.Namespace:
+    prog = "python -m export" if os.path.basename(sys.argv[0]) == "__main__.py" else "attnproof"
+    parser = argparse.ArgumentParser(
+        prog=prog, description="PyTorch attention into ONNX Runtime and TensorRT: fused, built, and checked in float64."
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and exit")
+    verbs = parser.add_subparsers(dest="verb", metavar="COMMAND")
+    chosen = next((word for word in words if not word.startswith("-")), None)
+    for name, summary in VERBS.items():
+        verb = verbs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        if name == chosen:
+            # "resolve" lets a command give one of the common flags a meaning of its own.
+            verb.conflict_handler = "resolve"
+            _common_flags(verb)
+            _command(name).configure(verb)
+    args = parser.parse_args(words)
+    if args.version:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            number = version("attnproof")
+        except PackageNotFoundError:
+            number = "(running from a source tree that is not installed)"
+        stdout.write(f"attnproof {number}\n")
+        raise SystemExit(0)
+    if args.verb is None:
+        parser.print_help(sys.stderr)
+        raise SystemExit(2)
+    return args
+
+
+def _common_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout, and nothing else")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log more, and show tracebacks")
+    parser.add_argument("-q", "--quiet", action="store_true", help="log warnings and errors only")
+
+
+class _Command(Protocol):
+    """What every module in export/commands offers."""
+
+    def configure(self, parser: argparse.ArgumentParser) -> None: ...
+
+    def execute(self, args: argparse.Namespace) -> int: ...
+
+
+def _command(verb: str) -> _Command:
+    return cast(_Command, importlib.import_module(f"export.commands.{verb}"))
+
+
+def _fail(message: str, error: Exception | None, code: int, as_json: bool, verbose: bool) -> int:
+    _log.error(message, exc_info=error if verbose else None)
+    if as_json:
+        kind = type(error).__name__ if error else "Interrupted"
+        stdout.write_json({"error": {"type": kind, "message": message, "exit_code": code}})
+    return code
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["no message"])[0].rstrip(".")
+
+
+@contextmanager
+def _logging(*, verbose: bool, quiet: bool) -> Iterator[None]:
+    """Sends the toolkit's own log to stderr for the length of one command."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter())
+    level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
+    loggers = [logging.getLogger(name) for name in ("export", "engines", "plugins")]
+    before = [(logger.level, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = False
+    try:
+        yield
+    finally:
+        for logger, (old_level, propagate) in zip(loggers, before, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(old_level)
+            logger.propagate = propagate
+
+
+class _Formatter(logging.Formatter):
+    """Plain step lines; warnings and errors say what they are."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return f"{record.levelname.lower()}: {text}" if record.levelno >= logging.WARNING else text
+
+
+@contextmanager
+def _termination_unwinds() -> Iterator[None]:
+    """Makes SIGTERM unwind the stack as Ctrl-C does, so that staged folders are removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(signum: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + signum)
+
+    previous = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,62 @@
+"""`fuse IN.onnx -o OUT.onnx`: makes each attention of a graph one op, and writes a row about every one it met."""
+
+import argparse
+import logging
+from pathlib import Path
+
+from export.errors import UsageError
+from export.report import stdout
+from export.spec import MASKED_ROWS, TARGETS, Spec
+
+_log = logging.getLogger(__name__)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of `fuse`."""
+    parser.add_argument("model", metavar="IN.onnx", help="the ONNX file to fuse; it is not changed")
+    parser.add_argument("-o", "--out", required=True, metavar="OUT.onnx", help="where the fused model is written")
+    parser.add_argument(
+        "--target", choices=TARGETS, default="onnx", help="lower the result for this backend (default: onnx)"
+    )
+    parser.add_argument("--report", metavar="R.json", help="write the rows as JSON")
+    parser.add_argument("--require", metavar="all|N", help="exit 1 unless all, or N, attentions end as one op")
+    reading_flags(parser)
+
+
+def reading_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that `fuse` and `inspect` share."""
+    parser.add_argument(
+        "--no-verify", action="store_true", help="do not run each fusion before and after on ONNX Runtime"
+    )
+    parser.add_argument(
+        "--masked-rows",
+        choices=MASKED_ROWS,
+        default="keep",
+        help="what a fully masked row gives (default: keep its meaning)",
+    )
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Fuses, writes, prints, and judges `--require`."""
+    from export import fusing
+    from export.report import attentions, files
+
+    Spec(require=args.require)  # refuses a wrong --require before any work
+    if args.report and not Path(args.report).absolute().parent.is_dir():
+        raise UsageError(f"Cannot write {args.report}: its folder does not exist; create it first.")
+    fused = fusing.fuse(
+        args.model, args.out, target=args.target, verify=not args.no_verify, masked_rows=args.masked_rows
+    )
+    _log.info("wrote %s", args.out)
+    if args.report:
+        files.write_json(args.report, fused.as_json())
+        _log.info("wrote %s", args.report)
+    failure = fusing.unmet(fused.attentions, args.require)
+    if args.json:
+        stdout.write_json(fused.as_json())
+    else:
+        steps = "".join(f"lowered {s.attention}: {s.action}: {s.why}\n" for s in fused.steps)
+        stdout.write(attentions.render(fused.attentions) + steps + ("FAILED\n" if failure else "PASSED\n"))
+    if failure:
+        _log.error("%s", failure)
+    return 1 if failure else 0

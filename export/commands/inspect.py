@@ -1,0 +1,26 @@
+"""`inspect IN.onnx`: prints what `fuse` would do with each attention, and writes nothing."""
+
+import argparse
+
+from export.commands.fuse import reading_flags
+from export.report import stdout
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of `inspect`."""
+    parser.add_argument("model", metavar="IN.onnx", help="the ONNX file to read")
+    reading_flags(parser)
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Prints the rows."""
+    from export import fusing
+    from export.fuse.rows import as_json
+    from export.report import attentions
+
+    rows = fusing.inspect(args.model, verify=not args.no_verify, masked_rows=args.masked_rows)
+    if args.json:
+        stdout.write_json(as_json(rows))
+    else:
+        stdout.write(attentions.render(rows))
+    return 0

@@ -1,0 +1,47 @@
+"""How the rows about attentions read on a terminal: one line each, and a sentence for every one that stayed."""
+
+from collections.abc import Mapping, Sequence
+
+from export.fuse.rows import Attention, summarise
+from export.report import table
+
+
+def render(rows: Sequence[Attention], columns: Mapping[str, Sequence[str]] | None = None) -> str:
+    """Returns the table of attentions, then the reason for each that was not fused, then one line of counts.
+
+    Args:
+        rows: The attentions, in graph order.
+        columns: More columns, {header: one cell for each row}.
+    """
+    extra = columns or {}
+    header = ("attention", "status", "code", "op", "mask", "rope", "H/Hkv x D", "error / budget", *extra)
+    lines = [
+        (r.name, r.status, r.code, r.op, r.mask, r.rope, heads(r), verified(r), *(cells[i] for cells in extra.values()))
+        for i, r in enumerate(rows)
+    ]
+    text = table.render(header, lines)
+    kept = [
+        f"kept {r.name}: {r.code}: {r.reason}{f' [{r.source}]' if r.source else ''}\n"
+        for r in rows
+        if r.status == "kept"
+    ]
+    return "\n".join(filter(None, (text, "".join(kept), counts(rows))))
+
+
+def counts(rows: Sequence[Attention]) -> str:
+    """Returns the one-line summary."""
+    s = summarise(tuple(rows))
+    return f"{s.found} found: {s.fused} fused, {s.kept} kept, {s.already} already one op.\n"
+
+
+def heads(row: Attention) -> str:
+    """Returns "8/2 x 64" for 8 query heads, 2 key/value heads of size 64; "?" where the graph does not say."""
+    query, kv, size = ("?" if n is None else str(n) for n in (row.heads, row.kv_heads, row.head_size))
+    return f"{query}/{kv} x {size}"
+
+
+def verified(row: Attention) -> str:
+    """Returns the error against the budget, or that it was not run."""
+    if row.verify is None:
+        return "-" if row.status == "kept" else "NOT RUN"
+    return f"{row.verify.max_error:.2e} / {row.verify.budget:.2e}"

@@ -1,0 +1,232 @@
+"""What to build: the request as the user put it, from flags, a TOML file or Python, checked once here.
+
+A field left at None means "choose for this machine"; `resolve` replaces every None by what will be done, and that
+resolved spec is what the artifact folder keeps as spec.toml.
+"""
+
+import difflib
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from export.errors import UsageError
+
+DTYPES = ("fp16", "bf16", "fp32")
+TARGETS = ("onnx", "ort", "tensorrt-rtx", "tensorrt")
+EXPORTERS = ("dynamo", "torchscript")
+MASKED_ROWS = ("keep", "zero")
+DEFAULT_SOURCE = "mha-rope"
+
+Range = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One build.
+
+    Attributes:
+        source: A form's name, `path/to/file.py:factory`, `package.module:factory`, or an .onnx file.
+        out: Folder of the artifacts; None: out/<name of the source>.
+        target: What the graph is lowered for; None: tensorrt where it is installed with a GPU, else tensorrt-rtx.
+        dtype: "fp16", "bf16" or "fp32"; None: fp16 for PyTorch, the file's own precision for an .onnx file.
+        opset: ONNX opset to export; None: the exporter's choice for the toolkit.
+        exporter: "dynamo" or "torchscript".
+        sm: Compute capabilities to build engines for, as 89; empty: the GPU's own, or 89 and 120 without a GPU.
+        shapes: {symbolic dimension: (min, opt, max)}; what is absent comes from the form or the inputs.
+        masked_rows: What a fully masked row gives: "keep" the meaning of the original, or "zero".
+        require: "all", or how many attentions must end as one op, as text; None requires nothing.
+        seed: Seeds the weights a factory draws and the inputs of the parity cases.
+        verify: Whether every fusion is checked by running it before and after.
+    """
+
+    source: str = DEFAULT_SOURCE
+    out: str | None = None
+    target: str | None = None
+    dtype: str | None = None
+    opset: int | None = None
+    exporter: str = "dynamo"
+    sm: tuple[int, ...] = ()
+    shapes: Mapping[str, Range] = field(default_factory=dict)
+    masked_rows: str = "keep"
+    require: str | None = None
+    seed: int = 0
+    verify: bool = True
+
+    def __post_init__(self) -> None:
+        _one_of("target", self.target, TARGETS)
+        _one_of("dtype", self.dtype, DTYPES)
+        _one_of("exporter", self.exporter, EXPORTERS)
+        _one_of("masked-rows", self.masked_rows, MASKED_ROWS)
+        if self.require is not None and self.require != "all" and not self.require.isdigit():
+            raise UsageError(f"require is {self.require!r}; give 'all' or a number of attentions, as in --require 12.")
+        for dim, (low, opt, high) in self.shapes.items():
+            if not 1 <= low <= opt <= high:
+                raise UsageError(
+                    f"shapes: {dim}={low}:{opt}:{high} is not min <= opt <= max with min at least 1; "
+                    "TensorRT tunes for opt and accepts only min to max. Write it as min:opt:max."
+                )
+
+    @property
+    def is_onnx(self) -> bool:
+        """Whether the source is a ready ONNX file rather than a PyTorch module."""
+        return self.source.endswith(".onnx")
+
+    @property
+    def name(self) -> str:
+        """A file-system name for the source: `a/b.py:make` gives "b.make", `model.onnx` gives "model"."""
+        text = Path(self.source).stem if self.is_onnx else self.source
+        if ":" in text:
+            module, _, factory = text.rpartition(":")
+            text = f"{Path(module).stem if module.endswith('.py') else module}.{factory}"
+        return re.sub(r"[^\w.-]+", "_", text) or "model"
+
+    @property
+    def folder(self) -> Path:
+        """Where the artifacts go."""
+        return Path(self.out) if self.out else Path("out") / self.name
+
+    def digest(self) -> str:
+        """Returns the sha256 of every field that can change the artifacts; `out` cannot."""
+        return hashlib.sha256(json.dumps(self.as_dict(with_out=False), sort_keys=True).encode()).hexdigest()
+
+    def as_dict(self, *, with_out: bool = True) -> dict[str, Any]:
+        """Returns the spec under its TOML keys (kebab-case), unset fields left out."""
+        values: dict[str, Any] = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if value is None or (item.name == "out" and not with_out):
+                continue
+            if item.name == "shapes":
+                value = {dim: list(value[dim]) for dim in sorted(value)}
+            values[item.name.replace("_", "-")] = list(value) if isinstance(value, tuple) else value
+        return values
+
+    def as_toml(self) -> str:
+        """Returns the spec as TOML that `--config` reads back to an equal spec."""
+        values = self.as_dict()
+        shapes = values.pop("shapes", {})
+        lines = [f"{key} = {_toml(value)}" for key, value in values.items()]
+        if shapes:
+            lines += ["", "[shapes]", *(f"{_toml(dim)} = {_toml(value)}" for dim, value in shapes.items())]
+        return "\n".join(lines) + "\n"
+
+    def with_values(self, values: Mapping[str, Any], origin: str) -> "Spec":
+        """Returns the spec with values under TOML keys applied; `origin` names them in errors.
+
+        Raises:
+            UsageError: For an unknown key (the nearest known one is suggested) or a value of the wrong type.
+        """
+        known = {item.name.replace("_", "-"): item.name for item in fields(self)}
+        changes: dict[str, Any] = {}
+        for key, value in values.items():
+            if key not in known:
+                raise UsageError(f"{origin}: there is no key {key!r}{_nearest(key, known)}")
+            changes[known[key]] = _convert(key, value, origin)
+        return replace(self, **changes)
+
+
+def read_toml(path: str | Path, base: Spec | None = None) -> Spec:
+    """Returns the spec a TOML file asks for, over `base`.
+
+    Raises:
+        UsageError: The file cannot be read, is not TOML, or holds an unknown key or a value of the wrong type.
+    """
+    try:
+        with open(path, "rb") as file:
+            values = tomllib.load(file)
+    except OSError as error:
+        raise UsageError(f"The config file {path} cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"The config file {path} is not TOML: {error}.") from error
+    return (base or Spec()).with_values(values, str(path))
+
+
+def parse_shapes(text: str, origin: str = "--shapes") -> dict[str, Range]:
+    """Returns {dimension: (min, opt, max)} from `batch=1:2:8,length=128`; one number is all three.
+
+    Raises:
+        UsageError: For text of another form.
+    """
+    shapes: dict[str, Range] = {}
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        dim, equals, sizes = part.partition("=")
+        try:
+            numbers = [int(n) for n in sizes.split(":")] if equals else []
+        except ValueError:
+            numbers = []
+        if not dim.strip() or len(numbers) not in (1, 3):
+            raise UsageError(f"{origin}: {part!r} is not DIMENSION=MIN:OPT:MAX, as in batch=1:2:8,length=1:128:512.")
+        shapes[dim.strip()] = _range(numbers)
+    return shapes
+
+
+def parse_sms(text: str, origin: str = "--sm") -> tuple[int, ...]:
+    """Returns the compute capabilities of `89,120`.
+
+    Raises:
+        UsageError: For anything but whole numbers; 8.9 is written 89.
+    """
+    parts = [part.strip().lower().removeprefix("sm") for part in text.split(",") if part.strip()]
+    if not parts or not all(part.isdigit() for part in parts):
+        raise UsageError(f"{origin}: {text!r} is not a list of compute capabilities; write 89,120 for SM 8.9 and 12.0.")
+    return tuple(dict.fromkeys(int(part) for part in parts))
+
+
+def _toml(value: Any) -> str:
+    """TOML writes numbers, booleans, lists and basic strings as JSON does."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _convert(key: str, value: Any, origin: str) -> Any:
+    where = f"{origin}: {key}"
+    if key == "shapes":
+        if isinstance(value, str):
+            return parse_shapes(value, where)
+        if isinstance(value, Mapping):
+            return {dim: _sizes(dim, sizes, where) for dim, sizes in value.items()}
+        raise UsageError(f'{where} must be a table such as {{batch = [1, 2, 8]}} or text such as "batch=1:2:8".')
+    if key == "sm":
+        if isinstance(value, list | tuple) and all(type(v) is int for v in value):
+            return tuple(value)
+        return parse_sms(str(value), where)
+    if key == "require":
+        return str(value)
+    expected = {"opset": int, "seed": int, "verify": bool}.get(key, str)
+    if type(value) is not expected:
+        raise UsageError(f"{where} is {value!r}; it must be {_article(expected.__name__)}.")
+    return value
+
+
+def _sizes(dim: str, sizes: Any, where: str) -> Range:
+    if isinstance(sizes, str):
+        return parse_shapes(f"{dim}={sizes}", where)[dim]
+    numbers = [sizes] if type(sizes) is int else sizes
+    if not isinstance(numbers, list | tuple) or len(numbers) not in (1, 3) or not all(type(n) is int for n in numbers):
+        raise UsageError(f"{where}.{dim} is {sizes!r}; write [min, opt, max].")
+    return _range(numbers)
+
+
+def _range(numbers: Iterable[int]) -> Range:
+    values = list(numbers)
+    low, opt, high = values if len(values) == 3 else values * 3
+    return low, opt, high
+
+
+def _article(type_name: str) -> str:
+    return {"int": "a whole number", "bool": "true or false"}.get(type_name, "text")
+
+
+def _one_of(key: str, value: str | None, allowed: tuple[str, ...]) -> None:
+    if value is not None and value not in allowed:
+        raise UsageError(f"{key} is {value!r}{_nearest(value, allowed, 'choose from')}")
+
+
+def _nearest(word: str, known: Iterable[str], lead: str = "known are") -> str:
+    names = list(known)
+    close = difflib.get_close_matches(word, names, 1)
+    return f"; did you mean {close[0]!r}?" if close else f"; {lead} {', '.join(names)}."

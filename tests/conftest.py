@@ -1,0 +1,25 @@
+"""What every test shares: one thread for each library, and GPU tests skipped with a reason where there is none."""
+
+import os
+
+# Set before any test imports torch or ONNX Runtime; the subprocesses that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
+
+import pytest
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    reason = _no_gpu() if marked else None
+    if reason:
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _no_gpu() -> str | None:
+    import torch
+
+    if torch.cuda.is_available():
+        return None
+    return f"NOT RUN: torch {torch.__version__} sees no NVIDIA GPU on this machine"
