@@ -21,7 +21,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "mha-rope-partial",
     ),
     "export.model.dit:FORMS": ("dit", "dit-xpos", "dit-joint", "dit-4d-mask"),
-    "export.model.timm:FORMS": (
+    "export.model.timm_forms:FORMS": (
         "timm",
         "timm-mask",
         "timm-qknorm",

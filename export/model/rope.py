@@ -123,14 +123,28 @@ def apply_rotary_real(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.stack((a * cos - b * sin, a * sin + b * cos), dim=-1).flatten(-2).to(x.dtype)
 
 
-def xpos_scale(length: int, rotary_dim: int, scale_base: float = 512.0, device: torch.device | None = None) -> Tensor:
-    """Returns the xPos scale of each position, float32 [length, rotary_dim], interleaved.
+def xpos_base(rotary_dim: int) -> Tensor:
+    """Returns the xPos base of each pair, (2i + 0.4 D) / (1.4 D), float32 [rotary_dim / 2].
 
-    ((2i + 0.4 D) / (1.4 D)) ** ((t - length // 2) / scale_base); queries use it, keys its reciprocal.
+    Raises:
+        UsageError: `rotary_dim` is odd.
     """
     require_even(rotary_dim)
-    base = (torch.arange(0, rotary_dim, 2, device=device) + 0.4 * rotary_dim) / (1.4 * rotary_dim)
-    power = (torch.arange(length, device=device) - length // 2) / scale_base
+    return (torch.arange(0, rotary_dim, 2) + 0.4 * rotary_dim) / (1.4 * rotary_dim)
+
+
+def xpos_scale(positions: Tensor, middle: int, base: Tensor, scale_base: float = 512.0) -> Tensor:
+    """Returns the xPos scale base ** ((t - middle) / scale_base), float32 [..., N, D], interleaved.
+
+    Queries are multiplied by it and keys by its reciprocal, so that a score carries base ** ((i - j) / scale_base).
+
+    Args:
+        positions: Integer positions [..., N].
+        middle: Position whose scale is 1; half the length, rounded down.
+        base: From `xpos_base`, [D / 2].
+        scale_base: Distance in positions over which the base applies once.
+    """
+    power = (positions - middle) / scale_base
     return duplicate_interleaved(base ** power.unsqueeze(-1))
 
 
