@@ -1,0 +1,85 @@
+"""Writes new nodes into a graph: unique names, the anchor's place in the order, the anchor's metadata."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+Attribute = int | float | str | Sequence[int]
+
+
+class Builder:
+    """Inserts nodes before an anchor node and names them after it."""
+
+    def __init__(self, anchor: ir.Node, prefix: str) -> None:
+        graph = anchor.graph
+        if not isinstance(graph, ir.Graph):
+            raise TypeError("the anchor node must be inside a graph")
+        self._anchor = anchor
+        self._graph = graph
+        self._prefix = prefix
+        self._count = 0
+
+    def __call__(
+        self,
+        op: str,
+        *inputs: ir.Value | None,
+        dtype: ir.DataType | None = None,
+        shape: ir.Shape | None = None,
+        **attributes: Attribute,
+    ) -> ir.Value:
+        """Inserts one standard operator with one output and returns that."""
+        return self.node(op, inputs, attributes, dtypes=(dtype,), shapes=(shape,)).outputs[0]
+
+    def node(
+        self,
+        op: str,
+        inputs: Sequence[ir.Value | None],
+        attributes: Mapping[str, Attribute],
+        *,
+        dtypes: Sequence[ir.DataType | None] = (None,),
+        shapes: Sequence[ir.Shape | None] = (None,),
+        name: str | None = None,
+    ) -> ir.Node:
+        """Inserts one standard operator; an output whose type is None is left out, unless it is the only one."""
+        self._count += 1
+        base = name or f"{self._prefix}/{op}_{self._count}"
+        outputs = [
+            ir.Value(
+                name=f"{base}_output_{i}" if dtypes[i] is not None or len(dtypes) == 1 else "",
+                type=None if dtype is None else ir.TensorType(dtype),
+                shape=shape,
+            )
+            for i, (dtype, shape) in enumerate(zip(dtypes, shapes, strict=True))
+        ]
+        node = ir.Node(
+            "",
+            op,
+            inputs,
+            ir.convenience.convert_attributes(attributes),
+            outputs=outputs,
+            name=base,
+            metadata_props=dict(self._anchor.metadata_props),
+        )
+        self._graph.insert_before(self._anchor, node)
+        return node
+
+    def constant(self, data: np.ndarray) -> ir.Value:
+        """Returns a Constant node's output holding `data`."""
+        self._count += 1
+        name = f"{self._prefix}/Constant_{self._count}"
+        tensor = ir.tensor(data, name=name)
+        output = ir.Value(
+            name=f"{name}_output_0", type=ir.TensorType(tensor.dtype), shape=ir.Shape(data.shape), const_value=tensor
+        )
+        node = ir.Node("", "Constant", [], [ir.AttrTensor("value", tensor)], outputs=[output], name=name)
+        self._graph.insert_before(self._anchor, node)
+        return output
+
+    def number(self, value: float, dtype: ir.DataType) -> ir.Value:
+        """Returns a scalar constant of an element type."""
+        return self.constant(np.asarray(value, dtype=dtype.numpy()))
+
+    def axes(self, *axes: int) -> ir.Value:
+        """Returns a constant int64 vector."""
+        return self.constant(np.asarray(axes, dtype=np.int64))

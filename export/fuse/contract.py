@@ -1,0 +1,170 @@
+"""Decides whether a read block is one ONNX Attention: its shapes and element types, unified; it fails closed."""
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from export.fuse.graph import Dim, Refusal, dims, label, made_by, rank
+from export.fuse.scores import Operand, Scores, Stage
+from export.fuse.weights import Weights
+
+
+@dataclass(frozen=True)
+class Block:
+    """One softmax attention as it was read."""
+
+    softmax: ir.Node
+    scores: Scores
+    weights: Weights
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What all tensors of a block agree on.
+
+    Attributes:
+        lead: Batch and query heads of the fused op; at most one of them is not a number.
+        kv_heads: Heads of K and V.
+        head_size: Channels a head of Q and K.
+        dtype: Element type of Q, K, V and the output.
+        softmax_dtype: Element type the softmax was computed in, where it differs from `dtype`.
+    """
+
+    lead: tuple[Dim, Dim]
+    kv_heads: Dim
+    head_size: Dim
+    dtype: ir.DataType
+    softmax_dtype: ir.DataType | None
+
+
+def operand_dims(operand: Operand) -> tuple[Dim, ...]:
+    """Returns the dimensions of an operand as the attention uses it.
+
+    Raises:
+        Refusal: They are not known.
+    """
+    found = dims(operand.value)
+    if found is None or len(found) < 2:
+        raise Refusal("K201", f"The shape of '{operand.value.name}' is not known, so its heads cannot be told.")
+    return (*found[:-2], found[-1], found[-2]) if operand.swapped else found
+
+
+def agree(block: Block) -> Agreement:
+    """Returns what the block's tensors agree on.
+
+    Raises:
+        Refusal: Something does not fit one Attention op; the sentence says what.
+    """
+    _check_axis(block.softmax)
+    query, key_t = operand_dims(block.scores.query), operand_dims(block.scores.key_t)
+    value = operand_dims(Operand(block.weights.value))
+    scores = dims(block.softmax.outputs[0])
+    weights = dims(block.weights.product.inputs[0])
+    base = dims(block.scores.nodes[0].outputs[0])
+    if scores is None or weights is None or base is None:
+        raise Refusal("K201", f"The shape of the scores at {label(block.softmax)} is not known.")
+    if weights[-2] != query[-2]:
+        raise Refusal("K202", f"The weights reach V as {list(weights)} but Q gives {query[-2]} query rows.")
+    lead = _lead(scores if scores[-2] == query[-2] else weights)
+    kv_heads = _kv_heads(block, query, key_t, value, weights, lead)
+    _check_frame(query[:-2], base[:-2], block)
+    dtype, softmax_dtype = _types(block)
+    for stage in block.scores.stages:
+        _check_stage(stage, block)
+    if block.weights.wanted is not None and not len(scores) == len(weights) == 4:
+        raise Refusal("K204", f"The weights of {label(block.softmax)} are wanted as {list(scores)}, not [B, H, S, T].")
+    _check_alone(block)
+    return Agreement(lead, kv_heads, query[-1], dtype, softmax_dtype)
+
+
+def _check_axis(softmax: ir.Node) -> None:
+    axis = softmax.attributes.get("axis")
+    length = rank(softmax.outputs[0])
+    if axis is not None and axis.as_int() not in (-1, None if length is None else length - 1):
+        raise Refusal("K203", f"{label(softmax)} normalises over axis {axis.as_int()}, not over the keys (the last).")
+
+
+def _lead(frame: tuple[Dim, ...]) -> tuple[Dim, Dim]:
+    """Batch and heads: of [B, H, S, T] as they are, of [B, S, T] one head, of [S, T] one of both."""
+    if len(frame) == 4:
+        lead = (frame[0], frame[1])
+    elif len(frame) == 3:
+        lead = (frame[0], 1)
+    elif len(frame) == 2:
+        lead = (1, 1)
+    else:
+        raise Refusal("K206", f"Scores of shape {list(frame)} have more axes than batch, heads, queries and keys.")
+    return lead
+
+
+def _check_frame(query: tuple[Dim, ...], base: tuple[Dim, ...], block: Block) -> None:
+    if query != base:
+        raise Refusal("K207", f"Q is broadcast from {list(query)} to {list(base)} in {label(block.scores.nodes[0])}.")
+
+
+def _kv_heads(
+    block: Block,
+    query: tuple[Dim, ...],
+    key_t: tuple[Dim, ...],
+    value: tuple[Dim, ...],
+    weights: tuple[Dim, ...],
+    lead: tuple[Dim, Dim],
+) -> Dim:
+    """K and V have Q's batch and heads, or both have one head for all (multi-query)."""
+    if key_t[:-2] == query[:-2] and value[:-2] == weights[:-2]:
+        return lead[1]
+    four = len(query) == len(key_t) == len(value) == len(weights) == 4
+    if four and key_t[:2] == value[:2] == (query[0], 1):
+        return 1
+    raise Refusal(
+        "K207",
+        f"Batch and heads differ between Q {list(query[:-2])}, K {list(key_t[:-2])} and V {list(value[:-2])} "
+        f"at {label(block.softmax)}.",
+    )
+
+
+def _types(block: Block) -> tuple[ir.DataType, ir.DataType | None]:
+    query, key, value = block.scores.query.value.dtype, block.scores.key_t.value.dtype, block.weights.value.dtype
+    softmax = block.softmax.inputs[0].dtype if block.softmax.inputs[0] is not None else None
+    if query is None or value is None or key != query:
+        raise Refusal("K205", f"Q, K and V at {label(block.softmax)} have types {query}, {key} and {value}.")
+    if query != value:
+        if _uncast(block.scores.query.value, value) is None or _uncast(block.scores.key_t.value, value) is None:
+            raise Refusal("K205", f"Q and K are {query.name} but V is {value.name} at {label(block.softmax)}.")
+        return value, query
+    return query, softmax if softmax is not None and softmax != query else None
+
+
+def _uncast(value: ir.Value, dtype: ir.DataType) -> ir.Value | None:
+    """Returns the tensor of type `dtype` that `value` is a widened copy of, or None."""
+    cast = made_by(value, "Cast")
+    inner = cast.inputs[0] if cast is not None else None
+    return inner if inner is not None and inner.dtype == dtype else None
+
+
+def uncast(value: ir.Value, dtype: ir.DataType) -> ir.Value:
+    """Returns `value` in type `dtype`: itself, or what it was widened from (`agree` has checked that there is one)."""
+    return value if value.dtype == dtype else (_uncast(value, dtype) or value)
+
+
+def _check_stage(stage: Stage, block: Block) -> None:
+    if stage.value is None:
+        return
+    found, frame = rank(stage.reshaped or stage.value), rank(block.softmax.outputs[0])
+    if found is None:
+        raise Refusal("K201", f"The shape of the mask '{stage.value.name}' is not known.")
+    if frame is not None and found > frame:
+        raise Refusal("K208", f"The mask '{stage.value.name}' has {found} axes, more than the scores.")
+
+
+def _check_alone(block: Block) -> None:
+    """The QK^T product must die with the block: nothing outside may use what lies between it and V."""
+    inside = {*block.scores.nodes, block.softmax, *block.weights.nodes}
+    for node in (*block.scores.nodes, block.softmax, *block.weights.nodes[:-1]):
+        for output in node.outputs:
+            if output is block.weights.wanted:
+                continue
+            outside = [user for user, _ in output.uses() if user not in inside]
+            if outside or output.is_graph_output():
+                user = label(outside[0]) if outside else "the graph's outputs"
+                raise Refusal("K210", f"The scores are used elsewhere: {user} reads '{output.name}' of {label(node)}.")

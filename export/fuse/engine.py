@@ -1,0 +1,240 @@
+"""The order of fusing: inline, raise the opset, apply laws, read every Softmax, emit, tidy, verify, report."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+
+from export.fuse import shapes
+from export.fuse.contract import Block, agree
+from export.fuse.emit import Emitted, emit
+from export.fuse.fold import fold
+from export.fuse.graph import Refusal, array, dim, graphs, made_by, source_line
+from export.fuse.noops import drop_noops, join_transposes
+from export.fuse.opset import raise_opset
+from export.fuse.reader import read_scores
+from export.fuse.rows import Attention, Summary, Verification, summarise
+from export.fuse.tidy import tidy
+from export.fuse.weights import follow
+
+_ALREADY = {("", "Attention")} | {
+    ("com.microsoft", op)
+    for op in ("Attention", "MultiHeadAttention", "GroupQueryAttention", "PackedAttention", "PackedMultiHeadAttention")
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to fuse.
+
+    Attributes:
+        verify: Run each fused block against the block it replaces, and put back the ones that differ.
+        masked_rows: What a query row that sees no key means: "keep" what the graph meant, or "zero".
+    """
+
+    verify: bool = True
+    masked_rows: Literal["keep", "zero"] = "keep"
+
+
+@dataclass(frozen=True)
+class FuseResult:
+    """A fused model and a row for each attention found in it."""
+
+    model: ir.Model
+    attentions: tuple[Attention, ...]
+
+    @property
+    def summary(self) -> Summary:
+        """How many attentions were found, fused, kept and already one op."""
+        return summarise(self.attentions)
+
+
+@dataclass
+class _Draft:
+    """One attempt: the model as it was before emitting, as it is now, and what happened to each Softmax by name."""
+
+    model: ir.Model
+    emitted: list[tuple[ir.Node, Emitted]] = field(default_factory=list)
+    kept: list[Attention] = field(default_factory=list)
+
+
+def fuse(model: ir.Model, options: Options = Options()) -> FuseResult:
+    """Returns a copy of `model` in which every softmax attention that can be one Attention op is one.
+
+    Args:
+        model: Any ONNX model of opset 13 or later; not changed.
+        options: Whether to verify, and what rows without keys mean.
+    """
+    base = model.clone()
+    common.InlinePass()(base)
+    shapes.infer(base)
+    refused: dict[str, Refusal] = {}
+    while True:
+        draft = _attempt(base, options, refused)
+        if not draft.emitted:
+            return FuseResult(model.clone(), (*_already(model), *draft.kept))
+        verified: dict[str, Verification] = {}
+        if options.verify:
+            from export.fuse.verify import verify
+
+            failures, verified = verify(base, draft.model, [e.node for _, e in draft.emitted], options.masked_rows)
+            if failures:
+                names = {e.node.name: softmax.name for softmax, e in draft.emitted}
+                refused |= {str(names[node]): refusal for node, refusal in failures.items()}
+                continue
+        return FuseResult(draft.model, _rows(draft, verified))
+
+
+def _attempt(base: ir.Model, options: Options, refused: dict[str, Refusal]) -> _Draft:
+    draft = _Draft(base.clone())
+    forbidden = None
+    try:
+        raise_opset(draft.model)
+    except Refusal as refusal:
+        forbidden = refusal
+    for graph in graphs(draft.model):
+        if fold(graph) + drop_noops(graph) + join_transposes(graph):
+            shapes.infer(draft.model)
+    for graph in graphs(draft.model):
+        for node in list(graph):
+            if node.op_type == "Softmax" and node.domain == "":
+                try:
+                    if forbidden is not None:
+                        raise forbidden
+                    if node.name in refused:
+                        raise refused[node.name]
+                    draft.emitted.append((node, _fuse_one(node, options)))
+                except Refusal as refusal:
+                    draft.kept.append(_kept(node, refusal))
+    if draft.emitted:
+        tidy(draft.model)
+    return draft
+
+
+def _fuse_one(softmax: ir.Node, options: Options) -> Emitted:
+    scores_value = softmax.inputs[0]
+    if scores_value is None:
+        raise Refusal("K199", f"Softmax '{softmax.name}' has no input.")
+    block = Block(softmax, read_scores(scores_value), follow(softmax))
+    return emit(block, agree(block), options.masked_rows)
+
+
+def _kept(softmax: ir.Node, refusal: Refusal) -> Attention:
+    return Attention(
+        name=softmax.name or "",
+        status="kept",
+        code=refusal.code,
+        reason=refusal.sentence,
+        op="Softmax",
+        source=source_line(softmax),
+    )
+
+
+def _already(model: ir.Model) -> list[Attention]:
+    return [
+        describe(node, "already", "A001", "It was one attention op on arrival.")
+        for graph in graphs(model)
+        for node in graph
+        if (node.domain, node.op_type) in _ALREADY
+    ]
+
+
+def _rows(draft: _Draft, verified: dict[str, Verification]) -> tuple[Attention, ...]:
+    """Rows in graph order: fused and already ones where they stand, the kept ones last."""
+    emitted = {e.node: e for _, e in draft.emitted}
+    rows = []
+    for graph in graphs(draft.model):
+        for node in graph:
+            made = emitted.get(node)
+            if made is not None:
+                reason = f"Softmax attention became one op; a row without keys gives {made.masked_rows}."
+                if made.mask == "none":
+                    reason = "Softmax attention became one op."
+                rows.append(describe(node, "fused", "F001", reason, made, verified.get(str(node.name))))
+            elif (node.domain, node.op_type) in _ALREADY:
+                rows.append(describe(node, "already", "A001", "It was one attention op on arrival."))
+    return (*rows, *draft.kept)
+
+
+def describe(
+    node: ir.Node,
+    status: str,
+    code: str,
+    reason: str,
+    made: Emitted | None = None,
+    verification: Verification | None = None,
+) -> Attention:
+    """Returns the report row of an attention op in the graph."""
+    heads, kv_heads, head_size = _heads(node)
+    scale = node.attributes.get("scale")
+    softcap = node.attributes.get("softcap")
+    capped = float(softcap.as_float()) if softcap is not None else 0.0
+    if made is None and scale is None and head_size is not None:
+        factor: float | None = head_size**-0.5  # the default the standard gives
+    else:
+        factor = None if scale is None else float(scale.as_float())
+    return Attention(
+        name=node.name or "",
+        status=status,
+        code=code,
+        reason=reason,
+        op=f"{node.domain or 'ai.onnx'}::{node.op_type}",
+        heads=heads,
+        kv_heads=kv_heads,
+        head_size=head_size,
+        scale=factor,
+        softcap=capped or None,
+        mask=made.mask if made is not None else _mask(node),
+        rope=_rope(node),
+        source=source_line(node),
+        verify=verification,
+    )
+
+
+def _heads(node: ir.Node) -> tuple[int | None, int | None, int | None]:
+    query, key = node.inputs[0], node.inputs[1] if len(node.inputs) > 1 else None
+    named = [node.attributes.get(n) for n in ("q_num_heads", "kv_num_heads", "num_heads")]
+    numbers = [a.as_int() if a is not None else None for a in named]
+    if query is not None and query.shape is not None and len(query.shape) == 4:
+        found = (dim(query, 1), dim(key, 1), dim(query, 3))
+    else:
+        heads = numbers[0] or numbers[2]
+        width = dim(query, -1)
+        size = width // heads if heads and isinstance(width, int) and node.domain == "" else None
+        found = (heads, numbers[1] or heads, size)
+    return tuple(d if isinstance(d, int) else None for d in found)  # type: ignore[return-value]
+
+
+def _mask(node: ir.Node) -> str:
+    mask = node.inputs[3] if len(node.inputs) > 3 and node.domain == "" else None
+    kinds = ["causal"] if _is_causal(node) else []
+    if mask is not None:
+        kinds.append("bool" if mask.dtype == ir.DataType.BOOL else "float")
+    return "+".join(kinds) or "none"
+
+
+def _is_causal(node: ir.Node) -> bool:
+    found = [node.attributes.get(name) for name in ("is_causal", "unidirectional")]
+    return any(a is not None and a.as_int() == 1 for a in found)
+
+
+def _rope(node: ir.Node) -> str:
+    rotated = "".join(
+        letter for letter, value in zip("qk", node.inputs[:2], strict=False) if value is not None and rotated_by(value)
+    )
+    return rotated or "none"
+
+
+def rotated_by(value: ir.Value) -> ir.Node | None:
+    """Returns the RotaryEmbedding a Q or K comes from, through layout changes and casts, or None."""
+    current: ir.Value | None = value
+    for _ in range(8):
+        found = made_by(current, "RotaryEmbedding")
+        if found is not None:
+            return found
+        step = made_by(current, "Transpose", "Reshape", "Cast", "Mul", "Expand", "Unsqueeze", "Squeeze")
+        if step is None:
+            return None
+        current = step.inputs[0] if array(step.inputs[0]) is None else step.inputs[1]
+    return None

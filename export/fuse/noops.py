@@ -1,0 +1,69 @@
+"""Law: a node that changes nothing is not there: Identity, same-type Cast, inactive Dropout, same-shape Reshape."""
+
+import onnx_ir as ir
+
+from export.fuse.graph import array, dims, made_by, permutation, uniform
+
+
+def drop_noops(graph: ir.Graph) -> int:
+    """Lets every node of `graph` that provably returns its input be bypassed; returns how many."""
+    dropped = 0
+    for node in graph:
+        if node.domain in ("", "ai.onnx") and _changes_nothing(node):
+            source, result = node.inputs[0], node.outputs[0]
+            if source is None or result.is_graph_output():
+                continue
+            if source.shape is None:
+                source.shape = result.shape
+            result.replace_all_uses_with(source)
+            graph.remove(node, safe=True)
+            dropped += 1
+    return dropped
+
+
+def _changes_nothing(node: ir.Node) -> bool:
+    source, result = node.inputs[0] if node.inputs else None, node.outputs[0] if node.outputs else None
+    if source is None or result is None:
+        return False
+    if node.op_type == "Identity":
+        return True
+    if node.op_type == "Cast":
+        return source.dtype is not None and source.dtype == result.dtype
+    if node.op_type == "Dropout":
+        return inactive_dropout(node)
+    if node.op_type == "Transpose":
+        perm = permutation(node)
+        return perm is not None and perm == tuple(range(len(perm)))
+    if node.op_type in ("Reshape", "Expand"):
+        before, after = dims(source), dims(result)
+        return before is not None and before == after
+    return False
+
+
+def inactive_dropout(node: ir.Node) -> bool:
+    """Says whether a Dropout does nothing: training mode is off and its mask is not used."""
+    if any(v.uses() or v.is_graph_output() for v in node.outputs[1:]):
+        return False
+    training = node.inputs[2] if len(node.inputs) > 2 else None
+    if training is None or uniform(training) == 0.0:
+        return True
+    data = array(training)
+    return data is not None and not data.any()
+
+
+def join_transposes(graph: ir.Graph) -> int:
+    """Makes one Transpose of two in a row; returns how many were joined. A joined one may be a no-op then."""
+    joined = 0
+    for node in graph:
+        if node.domain not in ("", "ai.onnx") or node.op_type != "Transpose":
+            continue
+        inner = made_by(node.inputs[0], "Transpose")
+        if inner is None:
+            continue
+        first, second = permutation(inner), permutation(node)
+        if first is None or second is None or len(first) != len(second):
+            continue
+        node.replace_input_with(0, inner.inputs[0])
+        node.attributes["perm"] = ir.AttrInt64s("perm", [first[axis] for axis in second])
+        joined += 1
+    return joined

@@ -1,0 +1,155 @@
+"""Cuts the same region out of two versions of a graph: from tensors both have, to one tensor both have."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from export.fuse.graph import graphs, made_by
+
+_HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+
+
+@dataclass
+class Cut:
+    """What a walk back from an output met.
+
+    Attributes:
+        nodes: The nodes walked, in graph order once sorted by the caller.
+        leaves: Tensors where it stopped, by name: their values matter.
+        shaped: Tensors of which only the shape is read, by name.
+        constants: Initializers used, by name.
+    """
+
+    nodes: list[ir.Node] = field(default_factory=list)
+    leaves: dict[str, ir.Value] = field(default_factory=dict)
+    shaped: dict[str, ir.Value] = field(default_factory=dict)
+    constants: dict[str, ir.Value] = field(default_factory=dict)
+
+
+def by_name(model: ir.Model) -> dict[str, ir.Value]:
+    """Returns every named value of a model, inputs, initializers and outputs of nodes, by name."""
+    found: dict[str, ir.Value] = {}
+    for graph in graphs(model):
+        for value in (*graph.inputs, *graph.initializers.values()):
+            found[value.name or ""] = value
+        for node in graph:
+            for value in node.outputs:
+                found[value.name or ""] = value
+    found.pop("", None)
+    return found
+
+
+def cut(outputs: Iterable[ir.Value], stop: Callable[[ir.Value], bool]) -> Cut:
+    """Walks back from `outputs` to values where `stop` says so, to inputs and to constants.
+
+    The input of a Shape is not walked through: only its dimensions matter.
+    """
+    found = Cut()
+    seen: set[ir.Value] = set()
+    waiting = list(outputs)
+    while waiting:
+        value = waiting.pop()
+        if value in seen:
+            continue
+        seen.add(value)
+        node = value.producer()
+        name = str(value.name)
+        if value.const_value is not None and node is None and not value.is_graph_input():
+            found.constants[name] = value
+        elif node is None or stop(value):
+            found.leaves[name] = value
+        else:
+            if node not in found.nodes:
+                found.nodes.append(node)
+            reads_shape = made_by(value, "Shape", "Size") is not None
+            for source in _reads(node):
+                if reads_shape:
+                    found.shaped[str(source.name)] = source
+                else:
+                    waiting.append(source)
+    for name in (*found.leaves, *found.constants):
+        found.shaped.pop(name, None)
+    inside = {str(v.name) for node in found.nodes for v in node.outputs}
+    for name in [n for n in found.shaped if n in inside]:
+        del found.shaped[name]
+    return found
+
+
+def _reads(node: ir.Node) -> list[ir.Value]:
+    """Returns what a node reads, what the graphs inside it capture included."""
+    found = [v for v in node.inputs if v is not None]
+    bodies = [a for a in node.attributes.values() if a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)]
+    for attr in bodies:
+        for body in [attr.as_graph()] if attr.type == ir.AttributeType.GRAPH else attr.as_graphs():
+            made = {v for n in body.all_nodes() for v in n.outputs} | set(body.inputs)
+            found += [v for n in body.all_nodes() for v in n.inputs if v is not None and v not in made]
+    return found
+
+
+def to_model(region: Cut, outputs: Iterable[ir.Value], opset: int) -> onnx.ModelProto:
+    """Returns a region as a model of its own, computed in float32 where it was in half precision.
+
+    What is proven is that two spellings mean the same; how precisely a backend computes them, parity checks.
+    """
+    order = {node: at for at, node in enumerate(_sorted(region.nodes))}
+    proto = onnx.GraphProto(name="region")
+    for node in sorted(region.nodes, key=order.__getitem__):
+        proto.node.append(_widened(ir.to_proto(node)))
+    for name, value in region.constants.items():
+        tensor = value.const_value
+        if tensor is not None:
+            data = tensor.numpy()
+            data = data.astype(np.float32) if tensor.dtype in _HALF else data
+            proto.initializer.append(ir.to_proto(ir.tensor(data, name=name)))
+    for name, value in {**region.leaves, **region.shaped}.items():
+        proto.input.append(onnx.helper.make_tensor_value_info(name, element_type(value), None))
+    for value in outputs:
+        proto.output.append(onnx.ValueInfoProto(name=str(value.name)))
+    imports = [onnx.OperatorSetIdProto(version=opset), onnx.OperatorSetIdProto(domain="com.microsoft", version=1)]
+    return onnx.ModelProto(ir_version=10, graph=proto, opset_import=imports)
+
+
+def element_type(value: ir.Value) -> int:
+    """Returns the element type a region gives a tensor: float32 for half precision, else its own."""
+    if value.dtype is None:
+        raise ValueError(f"the element type of '{value.name}' is not known")
+    return int(ir.DataType.FLOAT if value.dtype in _HALF else value.dtype)
+
+
+def _sorted(nodes: list[ir.Node]) -> list[ir.Node]:
+    """Orders nodes so that each comes after what it reads."""
+    inside, done, result = set(nodes), set[ir.Node](), list[ir.Node]()
+    for start in nodes:
+        stack = [(start, False)]
+        while stack:
+            node, ready = stack.pop()
+            if node in done:
+                continue
+            if ready:
+                done.add(node)
+                result.append(node)
+                continue
+            stack.append((node, True))
+            for value in _reads(node):
+                source = value.producer()
+                if source is not None and source in inside and source not in done:
+                    stack.append((source, False))
+    return result
+
+
+def _widened(node: onnx.NodeProto) -> onnx.NodeProto:
+    """Rewrites half precision to float32 in a node's attributes: Cast targets and constant tensors."""
+    halves = [int(d) for d in _HALF]
+    for attr in node.attribute:
+        if attr.name in ("to", "dtype", "softmax_precision") and attr.i in halves:
+            attr.i = onnx.TensorProto.FLOAT
+        elif attr.type == onnx.AttributeProto.TENSOR and attr.t.data_type in halves:
+            data = ir.from_proto(attr.t).numpy().astype(np.float32)
+            attr.t.CopyFrom(onnx.numpy_helper.from_array(data, attr.t.name))
+        elif attr.type == onnx.AttributeProto.GRAPH:
+            for inner in attr.g.node:
+                _widened(inner)
+    return node

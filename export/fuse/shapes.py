@@ -1,0 +1,47 @@
+"""Symbolic shapes for every value of a graph; the one file that knows the (alpha) inference library behind it."""
+
+import logging
+import warnings
+
+import onnx_ir as ir
+
+from export.fuse.graph import graphs
+
+_LOG = logging.getLogger(__name__)
+
+
+def infer(model: ir.Model) -> None:
+    """Writes the inferred symbolic shapes and element types into the model's values, in place.
+
+    A value whose shape cannot be inferred keeps what the exporter recorded; nothing is guessed.
+    """
+    from onnx_shape_inference import infer_symbolic_shapes
+
+    library = logging.getLogger("onnx_shape_inference")
+    level = library.level
+    library.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            infer_symbolic_shapes(model)
+    except Exception as error:  # an alpha library on a foreign graph: shapes are a help, not a condition
+        _LOG.warning("symbolic shape inference stopped early: %s", error)
+    finally:
+        library.setLevel(level)
+    for graph in graphs(model):
+        for node in graph:
+            for value in node.outputs:
+                _normalise(value)
+
+
+def _normalise(value: ir.Value) -> None:
+    """Writes integers as integers: the library leaves some as text ("16")."""
+    shape = value.shape
+    if shape is None or all(isinstance(d, int) for d in shape):
+        return
+    fixed: list[int | ir.SymbolicDim] = []
+    for dim in shape:
+        text = dim.value if not isinstance(dim, int) else None
+        fixed.append(int(text) if text is not None and text.lstrip("-").isdigit() else dim)
+    if fixed != list(shape):
+        value.shape = ir.Shape(fixed)

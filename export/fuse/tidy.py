@@ -1,0 +1,25 @@
+"""Cleans up after fusing: the inverse transposes cancel, repeated heads are shared, what nobody reads is removed."""
+
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+
+from export.fuse import shapes
+from export.fuse.graph import graphs
+from export.fuse.heads import share_heads
+from export.fuse.noops import drop_noops, join_transposes
+
+
+def tidy(model: ir.Model) -> None:
+    """Applies the laws that are safe to miss, in place."""
+    for graph in graphs(model):
+        join_transposes(graph)
+        drop_noops(graph)
+    common.RemoveUnusedNodesPass()(model)
+    shapes.infer(model)
+    for graph in graphs(model):
+        for node in list(graph):
+            if node.op_type == "Attention" and node.domain == "":
+                share_heads(node)
+        join_transposes(graph)
+        drop_noops(graph)
+    common.RemoveUnusedNodesPass()(model)
