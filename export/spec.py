@@ -9,11 +9,12 @@ import hashlib
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from engines import compute_capability, profiles
 from export.errors import UsageError
 
 DTYPES = ("fp16", "bf16", "fp32")
@@ -21,8 +22,6 @@ TARGETS = ("onnx", "ort", "tensorrt-rtx", "tensorrt")
 EXPORTERS = ("dynamo", "torchscript")
 MASKED_ROWS = ("keep", "zero")
 DEFAULT_SOURCE = "mha-rope"
-
-Range = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,8 @@ class Spec:
         opset: ONNX opset to export; None: the exporter's choice for the toolkit.
         exporter: "dynamo" or "torchscript".
         sm: Compute capabilities to build engines for, as 89; empty: the GPU's own, or 89 and 120 without a GPU.
-        shapes: {symbolic dimension: (min, opt, max)}; what is absent comes from the form or the inputs.
+        shapes: {symbolic dimension: "min:opt:max"}, or {input: "1x1x64:2x128x64:8x512x64"}; (min, opt, max) is taken
+            too. What is absent comes from the form or the inputs.
         masked_rows: What a fully masked row gives: "keep" the meaning of the original, or "zero".
         require: "all", or how many attentions must end as one op, as text; None requires nothing.
         seed: Seeds the weights a factory draws and the inputs of the parity cases.
@@ -51,7 +51,7 @@ class Spec:
     opset: int | None = None
     exporter: str = "dynamo"
     sm: tuple[int, ...] = ()
-    shapes: Mapping[str, Range] = field(default_factory=dict)
+    shapes: Mapping[str, str | Sequence[int] | int] = field(default_factory=dict)
     masked_rows: str = "keep"
     require: str | None = None
     seed: int = 0
@@ -64,12 +64,16 @@ class Spec:
         _one_of("masked-rows", self.masked_rows, MASKED_ROWS)
         if self.require is not None and self.require != "all" and not self.require.isdigit():
             raise UsageError(f"require is {self.require!r}; give 'all' or a number of attentions, as in --require 12.")
-        for dim, (low, opt, high) in self.shapes.items():
-            if not 1 <= low <= opt <= high:
-                raise UsageError(
-                    f"shapes: {dim}={low}:{opt}:{high} is not min <= opt <= max with min at least 1; "
-                    "TensorRT tunes for opt and accepts only min to max. Write it as min:opt:max."
-                )
+        object.__setattr__(self, "shapes", {name: _shape_text(name, size) for name, size in self.shapes.items()})
+        self.ranges()
+
+    def ranges(self) -> profiles.Shapes:
+        """Returns what `shapes` says, parsed.
+
+        Raises:
+            UsageError: opt lies outside min..max, or the text is no shape.
+        """
+        return profiles.parse(f"{name}={size}" for name, size in self.shapes.items())
 
     @property
     def is_onnx(self) -> bool:
@@ -102,7 +106,7 @@ class Spec:
             if value is None or (item.name == "out" and not with_out):
                 continue
             if item.name == "shapes":
-                value = {dim: list(value[dim]) for dim in sorted(value)}
+                value = {name: value[name] for name in sorted(value)}
             values[item.name.replace("_", "-")] = list(value) if isinstance(value, tuple) else value
         return values
 
@@ -146,35 +150,15 @@ def read_toml(path: str | Path, base: Spec | None = None) -> Spec:
     return (base or Spec()).with_values(values, str(path))
 
 
-def parse_shapes(text: str, origin: str = "--shapes") -> dict[str, Range]:
-    """Returns {dimension: (min, opt, max)} from `batch=1:2:8,length=128`; one number is all three.
+def shapes_from(text: str) -> dict[str, str]:
+    """Returns the value of `shapes` for the text of `--shapes`, e.g. "batch=1:2:8,length=1:128:512".
 
     Raises:
-        UsageError: For text of another form.
+        UsageError: A part is no shape.
     """
-    shapes: dict[str, Range] = {}
-    for part in filter(None, (p.strip() for p in text.split(","))):
-        dim, equals, sizes = part.partition("=")
-        try:
-            numbers = [int(n) for n in sizes.split(":")] if equals else []
-        except ValueError:
-            numbers = []
-        if not dim.strip() or len(numbers) not in (1, 3):
-            raise UsageError(f"{origin}: {part!r} is not DIMENSION=MIN:OPT:MAX, as in batch=1:2:8,length=1:128:512.")
-        shapes[dim.strip()] = _range(numbers)
-    return shapes
-
-
-def parse_sms(text: str, origin: str = "--sm") -> tuple[int, ...]:
-    """Returns the compute capabilities of `89,120`.
-
-    Raises:
-        UsageError: For anything but whole numbers; 8.9 is written 89.
-    """
-    parts = [part.strip().lower().removeprefix("sm") for part in text.split(",") if part.strip()]
-    if not parts or not all(part.isdigit() for part in parts):
-        raise UsageError(f"{origin}: {text!r} is not a list of compute capabilities; write 89,120 for SM 8.9 and 12.0.")
-    return tuple(dict.fromkeys(int(part) for part in parts))
+    profiles.parse(text)  # refuses what is malformed, with its own words
+    parts = (part.partition("=") for part in text.split(",") if part.strip())
+    return {name.strip(): size.strip() for name, _, size in parts}
 
 
 def _toml(value: Any) -> str:
@@ -186,14 +170,14 @@ def _convert(key: str, value: Any, origin: str) -> Any:
     where = f"{origin}: {key}"
     if key == "shapes":
         if isinstance(value, str):
-            return parse_shapes(value, where)
+            return shapes_from(value)
         if isinstance(value, Mapping):
-            return {dim: _sizes(dim, sizes, where) for dim, sizes in value.items()}
+            return dict(value)
         raise UsageError(f'{where} must be a table such as {{batch = [1, 2, 8]}} or text such as "batch=1:2:8".')
     if key == "sm":
-        if isinstance(value, list | tuple) and all(type(v) is int for v in value):
-            return tuple(value)
-        return parse_sms(str(value), where)
+        if isinstance(value, list | tuple):
+            value = ",".join(str(v) for v in value)
+        return compute_capability.parse(str(value))
     if key == "require":
         return str(value)
     expected = {"opset": int, "seed": int, "verify": bool}.get(key, str)
@@ -202,19 +186,13 @@ def _convert(key: str, value: Any, origin: str) -> Any:
     return value
 
 
-def _sizes(dim: str, sizes: Any, where: str) -> Range:
-    if isinstance(sizes, str):
-        return parse_shapes(f"{dim}={sizes}", where)[dim]
-    numbers = [sizes] if type(sizes) is int else sizes
-    if not isinstance(numbers, list | tuple) or len(numbers) not in (1, 3) or not all(type(n) is int for n in numbers):
-        raise UsageError(f"{where}.{dim} is {sizes!r}; write [min, opt, max].")
-    return _range(numbers)
-
-
-def _range(numbers: Iterable[int]) -> Range:
-    values = list(numbers)
-    low, opt, high = values if len(values) == 3 else values * 3
-    return low, opt, high
+def _shape_text(name: str, size: Any) -> str:
+    if isinstance(size, str):
+        return size
+    numbers = [size] if type(size) is int else size
+    if isinstance(numbers, list | tuple) and len(numbers) in (1, 3) and all(type(n) is int for n in numbers):
+        return ":".join(str(n) for n in numbers)
+    raise UsageError(f"shapes.{name} is {size!r}; write [min, opt, max].")
 
 
 def _article(type_name: str) -> str:
