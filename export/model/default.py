@@ -29,12 +29,23 @@ LAYOUTS: dict[Layout, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tenso
 
 
 class RotaryTables(rope.Float32Buffers):
-    """Cosine and sine of every position up to `max_length`, float32 whatever the module around them becomes."""
+    """Cosine and sine of every position up to `max_length`, float32 whatever the module around them becomes.
+
+    Args:
+        head_size: D.
+        rotary_dim: Channels that rotate, even and at most D.
+        max_length: Positions the tables hold.
+        layout: How channels are paired.
+        theta: Base of the frequencies.
+    """
 
     float32_buffers = ("cos", "sin")
 
-    def __init__(self, rotary_dim: int, max_length: int, layout: Layout = "half", theta: float = 10000.0) -> None:
+    def __init__(
+        self, head_size: int, rotary_dim: int, max_length: int, layout: Layout = "half", theta: float = 10000.0
+    ) -> None:
         super().__init__()
+        self.rotary_dim = rotary_dim if rotary_dim < head_size else None
         duplicate, self.rotate = LAYOUTS[layout]
         cos, sin = rope.cos_sin_tables(max_length, rotary_dim, theta)
         self.register_buffer("cos", duplicate(cos), persistent=False)
@@ -49,7 +60,7 @@ class RotaryTables(rope.Float32Buffers):
         cos, sin = self.get_buffer("cos"), self.get_buffer("sin")
         length = x.shape[-2]
         require_length(length, cos.shape[0], "the RoPE table (max_length)")
-        return rope.apply_rotary(x, cos[:length], sin[:length], rotate=self.rotate)
+        return rope.apply_rotary(x, cos[:length], sin[:length], rotate=self.rotate, rotary_dim=self.rotary_dim)
 
 
 class MultiHeadAttention(nn.Module):
@@ -108,7 +119,7 @@ class MultiHeadAttention(nn.Module):
                 raise UsageError(
                     f"RoPE cannot rotate {width} channels of a head that has {self.head_size}. Lower rotary_dim."
                 )
-            self.rope = RotaryTables(width, max_length, rotary, theta)
+            self.rope = RotaryTables(self.head_size, width, max_length, rotary, theta)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
         """Returns the attended sequence [B, S, E], with `return_weights` also the weights [B, H, S, S].

@@ -53,19 +53,6 @@ class RotaryEmbedding(rope.Float32Buffers):
         return freqs, rope.xpos_scale(positions, seq_len // 2, base, self.scale_base)
 
 
-def _rotated(query: Tensor, key: Tensor, table: Rope | None) -> tuple[Tensor, Tensor]:
-    """Returns query and key [B, N, H*D] with the first D channels of each rotated: head 0."""
-    if table is None:
-        return query, key
-    freqs, scale = table
-    cos, sin = freqs.cos(), freqs.sin()
-    q_scale, k_scale = (scale, scale**-1.0) if isinstance(scale, Tensor) else (None, None)
-    return (
-        rope.apply_rotary(query, cos, sin, rotate=rope.rotate_pairs, scale=q_scale),
-        rope.apply_rotary(key, cos, sin, rotate=rope.rotate_pairs, scale=k_scale),
-    )
-
-
 class Attention(nn.Module):
     """Self attention over x, or joint attention over [x ; c] when a context c is given.
 
@@ -90,6 +77,7 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         self.heads = heads
+        self.dim_head = dim_head
         self.context_pre_only = context_pre_only
         inner = heads * dim_head
         self.to_q = nn.Linear(dim, inner)
@@ -121,15 +109,16 @@ class Attention(nn.Module):
             mask: bool, True = keep. [B, N] hides keys of x; [B, 1 or H, N, N] is used as it is (self attention
                 only). Padded query rows of x come out as 0: those of a 2-D mask, or where a 4-D mask's first head
                 hides the key from the last query. The context is never masked.
-            rope: Angles and xPos scale of x, from `RotaryEmbedding.forward_from_seq_len`.
+            rope: Angles (D of them) and xPos scale of x, from `RotaryEmbedding.forward_from_seq_len`.
             c_rope: The same for c, whose positions restart at 0.
 
         Raises:
-            UsageError: The mask's rank is not one of these, or a context was given to a self-attention module.
+            UsageError: The mask's rank is not one of these, a table is not D wide, or a context was given to a
+                self-attention module.
         """
         if c is not None:
             return self._forward_joint(x, c, mask, rope, c_rope)
-        query, key = _rotated(self.to_q(x), self.to_k(x), rope)
+        query, key = self._rotated(self.to_q(x), self.to_k(x), rope)
         out = self._attend(query, key, self.to_v(x), _attention_mask(mask))
         out = self._project(out)
         if mask is None:
@@ -147,10 +136,10 @@ class Attention(nn.Module):
             )
         if mask is not None and mask.dim() != 2:
             raise UsageError(
-                f"A joint DiT attention takes a 2-D key-padding mask [B, N] of x, not one of rank {mask.dim()}."
+                f"A joint DiT attention takes a 2-D mask [B, N] of x's keys, not one of rank {mask.dim()}."
             )
-        query, key = _rotated(self.to_q(x), self.to_k(x), rope)
-        c_query, c_key = _rotated(self.to_q_c(c), self.to_k_c(c), c_rope)
+        query, key = self._rotated(self.to_q(x), self.to_k(x), rope)
+        c_query, c_key = self._rotated(self.to_q_c(c), self.to_k_c(c), c_rope)
         keep = None if mask is None else key_padding(F.pad(mask, (0, c.shape[1]), value=True))
         out = self._attend(
             torch.cat((query, c_query), dim=1),
@@ -162,20 +151,36 @@ class Attention(nn.Module):
         attended, context = self._project(out[:, :length]), out[:, length:]
         if self.context_pre_only is False:
             context = self.to_out_c(context)
-        if mask is not None:
-            attended = attended.masked_fill(~mask.unsqueeze(-1), 0.0)
-        return attended, context
+        return (attended if mask is None else attended.masked_fill(~mask.unsqueeze(-1), 0.0)), context
+
+    def _rotated(self, query: Tensor, key: Tensor, table: Rope | None) -> tuple[Tensor, Tensor]:
+        """Returns query and key [B, N, H*D] with the first D channels of each rotated: head 0."""
+        if table is None:
+            return query, key
+        freqs, scale = table
+        if type(freqs.shape[-1]) is int and freqs.shape[-1] != self.dim_head:
+            raise UsageError(
+                f"The rotary table is {freqs.shape[-1]} channels wide, but the head size is {self.dim_head}. "
+                "Build RotaryEmbedding with the head size."
+            )
+        cos, sin = freqs.cos(), freqs.sin()
+        width = self.dim_head if self.heads > 1 else None
+        q_scale, k_scale = (scale, scale**-1.0) if isinstance(scale, Tensor) else (None, None)
+        return (
+            rope.apply_rotary(query, cos, sin, rotate=rope.rotate_pairs, rotary_dim=width, scale=q_scale),
+            rope.apply_rotary(key, cos, sin, rotate=rope.rotate_pairs, rotary_dim=width, scale=k_scale),
+        )
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, keep: Tensor | None) -> Tensor:
-        batch, _, inner = key.shape
+        batch = key.shape[0]
 
         def split(t: Tensor) -> Tensor:
-            return t.view(batch, -1, self.heads, inner // self.heads).transpose(1, 2)
+            return t.view(batch, -1, self.heads, self.dim_head).transpose(1, 2)
 
         if keep is not None:
             keep = keep.expand(batch, self.heads, query.shape[1], key.shape[1])
         out = F.scaled_dot_product_attention(split(query), split(key), split(value), attn_mask=keep)
-        return out.transpose(1, 2).reshape(batch, -1, inner)
+        return out.transpose(1, 2).reshape(batch, -1, self.heads * self.dim_head)
 
     def _project(self, out: Tensor) -> Tensor:
         projected: Tensor = self.to_out[1](self.to_out[0](out))
@@ -199,7 +204,7 @@ def _attention_mask(mask: Tensor | None) -> Tensor | None:
 
 
 class SelfAttentionBlock(nn.Module):
-    """`Attention` with the rotary table its network hands it: what is exported as the forms `dit*`."""
+    """`Attention` with the rotary table its network hands it: the forms `dit*`."""
 
     def __init__(self, dim: int, heads: int, dim_head: int, use_xpos: bool = False) -> None:
         super().__init__()
@@ -213,7 +218,7 @@ class SelfAttentionBlock(nn.Module):
 
 
 class JointAttentionBlock(nn.Module):
-    """Joint `Attention` with the rotary tables of both streams: what is exported as the form `dit-joint`."""
+    """Joint `Attention` with the rotary tables of both streams: the form `dit-joint`."""
 
     def __init__(self, dim: int, heads: int, dim_head: int, context_pre_only: bool = False) -> None:
         super().__init__()

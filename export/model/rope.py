@@ -90,26 +90,27 @@ def apply_rotary(
     sin: Tensor,
     *,
     rotate: Callable[[Tensor], Tensor],
+    rotary_dim: int | None = None,
     scale: Tensor | float | None = None,
 ) -> Tensor:
-    """Returns x rotated: x*cos*s + rotate(x)*sin*s on the table's channels, the rest untouched, in x's dtype.
+    """Returns x rotated: x*cos*s + rotate(x)*sin*s on the rotary channels, the rest untouched, in x's dtype.
 
     Args:
         x: [..., N, D].
-        cos: Cosines, duplicated to the rotary width R <= D in the layout of `rotate`, broadcastable to [..., N, R].
-            R < D is *partial* rotary: channels R and above pass through.
+        cos: Cosines, duplicated to the rotary width R in the layout of `rotate`, broadcastable to [..., N, R].
         sin: Sines, as `cos`.
         rotate: `rotate_pairs` or `rotate_pairs_strided` (interleaved), or `rotate_halves` (half).
+        rotary_dim: R, where it is less than D: *partial* rotary, channels R and above pass through. A number rather
+            than a shape, so that no exporter has to compare shapes.
         scale: xPos scale, broadcastable to [..., N, R] (for keys: its reciprocal), or None.
     """
-    rotary_dim = cos.shape[-1]
     wide = upcast(x)
-    turned = wide[..., :rotary_dim] if rotary_dim < x.shape[-1] else wide
+    turned = wide if rotary_dim is None else wide[..., :rotary_dim]
     if scale is None:
         turned = turned * cos + rotate(turned) * sin
     else:
         turned = turned * cos * scale + rotate(turned) * sin * scale
-    if rotary_dim < x.shape[-1]:
+    if rotary_dim is not None:
         turned = torch.cat((turned, wide[..., rotary_dim:]), dim=-1)
     return turned.to(x.dtype)
 
