@@ -1,0 +1,147 @@
+"""engine.json: what lies beside engines so that they can be judged and run without opening them.
+
+    {"schema": 1, ...,
+     "engines": [{"file", "sha256", "size", "vendor", "version", "sm", "inputs", "outputs", "profile"}]}
+
+`entry` is one element of "engines"; whoever writes the folder may add keys of its own beside them. An input or output
+is {"name", "dtype", "shape"}, the profile {"dims": {name: [min, opt, max]}, "inputs": {name: [min, opt, max shape]}}.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engines.errors import UsageError
+from engines.runner import TensorSpec
+
+if TYPE_CHECKING:
+    from engines.build import BuiltEngine
+
+NAME = "engine.json"
+SCHEMA = 1
+
+Range = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What engine.json says about one engine.
+
+    Attributes:
+        file: The engine's file name.
+        sha256: Of its bytes, in hexadecimal.
+        vendor: "tensorrt-rtx" or "tensorrt".
+        version: Version of the builder.
+        sm: Architecture it was built for, e.g. 89.
+        inputs, outputs: Its tensors, with the symbolic names of the graph.
+        dims: (min, opt, max) of each symbolic dimension.
+    """
+
+    file: str
+    sha256: str
+    vendor: str
+    version: str
+    sm: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    dims: dict[str, Range]
+
+
+def entry(engine: "BuiltEngine") -> dict[str, Any]:
+    """Returns the element of "engines" for an engine that was just built; reads its file for the digest."""
+    return {
+        "file": engine.path.name,
+        "sha256": digest(engine.path),
+        "size": engine.size,
+        "vendor": engine.vendor,
+        "version": engine.version,
+        "sm": engine.sm,
+        "inputs": [_tensor(spec) for spec in engine.inputs],
+        "outputs": [_tensor(spec) for spec in engine.outputs],
+        "profile": {
+            "dims": {name: list(sizes) for name, sizes in engine.profile.dims.items()},
+            "inputs": {n: [list(s.min), list(s.opt), list(s.max)] for n, s in engine.profile.inputs.items()},
+        },
+    }
+
+
+def read_folder(folder: Path) -> tuple[Record, ...]:
+    """Returns the records of a folder's engines.
+
+    Raises:
+        UsageError: engine.json is missing, or is not what this toolkit writes.
+    """
+    path = folder / NAME
+    try:
+        content = json.loads(path.read_text())
+        if content["schema"] != SCHEMA:
+            raise UsageError(
+                f"{path} has schema {content['schema']!r}, and this version of the toolkit reads {SCHEMA}: build again."
+            )
+        return tuple(_record(item) for item in content["engines"])
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"There is no {path}: an engine says nothing about itself, so it is run only beside the {NAME} that its "
+            "build wrote. Build again, or give the folder of the build."
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} is damaged or was not written by this toolkit ({error!r}). Build again.") from error
+
+
+def read(engine: Path) -> Record:
+    """Returns the record of an engine file, from the engine.json beside it.
+
+    Raises:
+        UsageError: There is no such file, no engine.json beside it, or no word of it therein.
+    """
+    if not engine.is_file():
+        raise UsageError(f"There is no engine {engine}.")
+    records = read_folder(engine.parent)
+    for record in records:
+        if record.file == engine.name:
+            return record
+    listed = ", ".join(record.file for record in records) or "none"
+    raise UsageError(f"{engine.parent / NAME} does not know {engine.name}; its engines are {listed}.")
+
+
+def read_plan(engine: Path, record: Record) -> bytes:
+    """Returns the engine's bytes.
+
+    Raises:
+        UsageError: They are not the ones that the record is about.
+    """
+    try:
+        plan = engine.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{engine} cannot be read: {error.strerror}.") from error
+    if hashlib.sha256(plan).hexdigest() != record.sha256:
+        raise UsageError(
+            f"{engine} is not the file that {NAME} describes (its sha256 differs): it was changed, truncated or "
+            "replaced since the build. Build again."
+        )
+    return plan
+
+
+def digest(path: Path) -> str:
+    """Returns the sha256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _tensor(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}
+
+
+def _record(item: dict[str, Any]) -> Record:
+    return Record(
+        file=str(item["file"]),
+        sha256=str(item["sha256"]),
+        vendor=str(item["vendor"]),
+        version=str(item["version"]),
+        sm=int(item["sm"]),
+        inputs=tuple(TensorSpec(t["name"], t["dtype"], tuple(t["shape"])) for t in item["inputs"]),
+        outputs=tuple(TensorSpec(t["name"], t["dtype"], tuple(t["shape"])) for t in item["outputs"]),
+        dims={name: (int(low), int(opt), int(high)) for name, (low, opt, high) in item["profile"]["dims"].items()},
+    )
