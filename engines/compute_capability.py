@@ -1,10 +1,9 @@
 """NVIDIA architectures by compute capability: what users write, which ones a builder knows, which dtypes they lack."""
 
-import ctypes
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from engines.errors import BackendMissingError, UsageError
+from engines.gpus import gpus
 from engines.vendor import Vendor
 
 NAMES = {
@@ -22,8 +21,6 @@ NAMES = {
 
 FIRST_SM = {"bfloat16": 80}
 """First architecture whose tensor cores take the dtype; TensorRT-RTX refuses older ones ("HW-specific data types")."""
-
-_MAJOR, _MINOR = 75, 76  # CUdevice_attribute: compute capability
 
 
 def parse(text: str) -> tuple[int, ...]:
@@ -57,14 +54,14 @@ def require(vendor: Vendor, sm: int) -> None:
                 f"{', '.join(f'{known}{_called(known)}' for known in vendor.sms)}."
             )
         return
-    here = local()
-    if not here:
+    here = gpus()
+    if not here.found:
         raise BackendMissingError(
-            f"{vendor.title} compiles for the GPU it runs on, and there is none here. Build with --target tensorrt-rtx "
-            "(it needs no GPU), or run on a machine with an NVIDIA GPU and its driver."
+            f"{vendor.title} compiles for the GPU it runs on: {here.reason}. Build with --target tensorrt-rtx, which "
+            "needs no GPU, or run on a machine with an NVIDIA GPU and its driver."
         )
-    if here[0] != sm:
-        raise UsageError(f"{vendor.title} compiles for the GPU it runs on, SM {here[0]}, not for SM {sm}.")
+    if here.found[0].sm != sm:
+        raise UsageError(f"{vendor.title} compiles for the GPU it runs on, SM {here.found[0].sm}, not for SM {sm}.")
 
 
 def refuse_dtypes(sm: int, dtypes: Iterable[str]) -> None:
@@ -84,28 +81,6 @@ def refuse_dtypes(sm: int, dtypes: Iterable[str]) -> None:
                 f"The model holds {dtype} tensors and SM {sm}{_called(sm)} has no {dtype} arithmetic; it starts with "
                 f"SM {first}. Export with --dtype fp16, or leave SM {sm} out."
             )
-
-
-def local() -> Sequence[int]:
-    """Returns the compute capability of each GPU in this machine, by CUDA's numbering; empty without a driver."""
-    library = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-    try:
-        cuda = ctypes.CDLL(library)
-    except OSError:
-        return ()
-    count = ctypes.c_int()
-    if cuda.cuInit(0) != 0 or cuda.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return ()
-    found = []
-    for ordinal in range(count.value):
-        device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
-        if (
-            cuda.cuDeviceGet(ctypes.byref(device), ordinal) == 0
-            and cuda.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, device) == 0
-            and cuda.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, device) == 0
-        ):
-            found.append(10 * major.value + minor.value)
-    return tuple(found)
 
 
 def _called(sm: int) -> str:

@@ -76,19 +76,23 @@ class Vendor:
         class Monitor(base):  # type: ignore[misc, valid-type]
             def __init__(self) -> None:
                 base.__init__(self)
-                self.steps: dict[str, int] = {}
+                self.steps: dict[str, int] = {}  # of the open phases, until their last step is told
 
             def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
                 self.steps[phase_name] = num_steps
                 sink(phase_name, 0, num_steps)
 
             def step_complete(self, phase_name: str, step: int) -> bool:
-                sink(phase_name, step + 1, self.steps.get(phase_name, step + 1))
+                steps = self.steps.get(phase_name, step + 1)
+                sink(phase_name, step + 1, steps)
+                if step + 1 >= steps:
+                    self.steps.pop(phase_name, None)
                 return True  # False would cancel the build
 
             def phase_finish(self, phase_name: str) -> None:
                 steps = self.steps.pop(phase_name, 0)
-                sink(phase_name, steps, steps)
+                if steps:
+                    sink(phase_name, steps, steps)
 
         return Monitor()
 

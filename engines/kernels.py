@@ -1,0 +1,138 @@
+"""What became of each attention in an engine: one fused MHA kernel, a chain of GEMMs, or nothing that can be told.
+
+The evidence is the builder's own layer list. A fused kernel is known by its tactic, `_gemm_mha_v2_...` or
+`_gemv_mha_v1_...` (layer *names* may come from the user's nodes, tactics cannot), and carries the names of the ONNX
+nodes it computes. Those may include a node of another attention whose arithmetic the builder shares with this one (two
+attentions that scale one tensor), so kernels are handed out by elimination and never twice.
+"""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from engines.layers import Layer
+
+FUSED_TACTIC = re.compile(r"^_+ge(?:mm|mv)_mha_v\d+(?:_|$)")
+"""Tactic of a fused kernel: `_gemm_mha_v2_0x...`, or `_gemv_mha_v1_0x..._vec` for a query of fixed length 1."""
+
+_SOFTMAX = re.compile(r"(?:MaxrSubExp|SubExpSum|Softmax)")
+_FUSED_DTYPES = "fp16 and bf16"
+HEAD_SIZES = (9, 256)
+"""Smallest and largest head size with a fused kernel in TensorRT-RTX 1.7, measured on SM 75, 89 and 120."""
+
+
+@dataclass(frozen=True)
+class KernelChoice:
+    """What one attention became in one engine.
+
+    Attributes:
+        attention: Name of its Attention (or Softmax) node.
+        fused: True for one MHA kernel, False for separate GEMMs, None where the log does not tell.
+        kernels: Names of the engine layers: the MHA kernel, or the GEMMs and the softmax.
+        why: One sentence.
+    """
+
+    attention: str
+    fused: bool | None
+    kernels: tuple[str, ...]
+    why: str
+
+
+def attention_kernels(
+    layers: Sequence[Layer],
+    attentions: Mapping[str, Sequence[str]],
+    facts: Mapping[str, tuple[str | None, int | None]] | None = None,
+) -> dict[str, KernelChoice]:
+    """Returns what became of each attention, in the order given; then fused kernels that none of them accounts for.
+
+    Args:
+        layers: The engine's layers (`engines.layers.parse`).
+        attentions: {name: names of the ONNX nodes that compute it, its Attention or Softmax node first}.
+        facts: {name: (dtype of Q, head size)} where known, for the sentence on a decomposed one.
+    """
+    if not layers:
+        silent = "The builder's log lists no layers, so its kernels are not known."
+        return {name: KernelChoice(name, None, (), silent) for name in attentions}
+    fused = [layer for layer in layers if FUSED_TACTIC.match(layer.tactic)]
+    anchors = {name: (nodes[0] if nodes else name) for name, nodes in attentions.items()}
+    owners, shared = _assign(fused, anchors)
+    result = {}
+    for name, nodes in attentions.items():
+        if name in owners:
+            result[name] = _fused(name, fused[owners[name]])
+        elif name in shared:
+            result[name] = _one_of(name, [fused[i] for i in shared[name]])
+        else:
+            result[name] = _decomposed(name, layers, nodes or (name,), *((facts or {}).get(name) or (None, None)))
+    given = set(owners.values()) | {i for kernels in shared.values() for i in kernels}
+    for i, layer in enumerate(fused):
+        if i not in given:
+            name = layer.origins[0] if layer.origins else layer.name
+            while name in result:
+                name += "+"
+            result[name] = _fused(name, layer)
+    return result
+
+
+def _assign(fused: Sequence[Layer], anchors: Mapping[str, str]) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
+    """Returns {attention: its kernel}, and {attention: kernels that are its and its rivals', as many as they are}.
+
+    A kernel that only one attention can have is its own; so is an attention's only kernel. What remains after that is
+    told apart only in number.
+    """
+    wanted = {a: {i for i, k in enumerate(fused) if anchor in k.origins} for a, anchor in anchors.items()}
+    owners: dict[str, int] = {}
+    while True:
+        rivals = {i: [a for a, kernels in wanted.items() if i in kernels] for i in range(len(fused))}
+        sure = next(((rivals[i][0], i) for i in rivals if len(rivals[i]) == 1), None) or next(
+            ((a, next(iter(kernels))) for a, kernels in wanted.items() if len(kernels) == 1), None
+        )
+        if sure is None:
+            break
+        owner, kernel = sure
+        owners[owner] = kernel
+        wanted.pop(owner)
+        for kernels in wanted.values():
+            kernels.discard(kernel)
+    shared = {}
+    for name, kernels in wanted.items():
+        contenders = [a for a, other in wanted.items() if other & kernels]
+        if kernels and len(set().union(*(wanted[a] for a in contenders))) >= len(contenders):
+            shared[name] = tuple(sorted(kernels))
+    return owners, shared
+
+
+def _fused(name: str, layer: Layer) -> KernelChoice:
+    dtype = layer.inputs[0].dtype if layer.inputs else "unknown dtype"
+    return KernelChoice(name, True, (layer.name,), f"One fused MHA kernel computes it in {dtype}.")
+
+
+def _one_of(name: str, kernels: Sequence[Layer]) -> KernelChoice:
+    why = (
+        f"{len(kernels)} fused MHA kernels compute it and as many others like it; the log does not say which is whose."
+    )
+    return KernelChoice(name, True, tuple(layer.name for layer in kernels), why)
+
+
+def _decomposed(
+    name: str, layers: Sequence[Layer], nodes: Collection[str], dtype: str | None, head_size: int | None
+) -> KernelChoice:
+    mine = [layer for layer in layers if set(layer.origins) & set(nodes) and not FUSED_TACTIC.match(layer.tactic)]
+    gemms = [layer for layer in mine if layer.kind == "gemm"]
+    softmax = [layer for layer in mine if _SOFTMAX.search(layer.tactic)]
+    if not gemms and not softmax:
+        why = "No layer of the engine carries its name: the builder removed it, or merged it with another."
+        return KernelChoice(name, None, tuple(layer.name for layer in mine), why)
+    dtype = dtype or next((t.dtype for layer in gemms for t in layer.inputs), None)
+    chain = tuple(layer.name for layer in layers if layer in gemms or layer in softmax)
+    what = f"It became {len(gemms)} GEMM{'s' * (len(gemms) != 1)} and a softmax kernel"
+    return KernelChoice(name, False, chain, f"{what}: {_cause(dtype, head_size)}.")
+
+
+def _cause(dtype: str | None, head_size: int | None) -> str:
+    if dtype == "float32":
+        return f"fused MHA kernels take {_FUSED_DTYPES}, and it computes in float32"
+    low, high = HEAD_SIZES
+    if head_size is not None and not low <= head_size <= high:
+        return f"fused MHA kernels take head sizes {low} to {high}, and its is {head_size}"
+    return f"the builder had no fused MHA kernel for it (they take {_FUSED_DTYPES}, head sizes {low} to {high})"
