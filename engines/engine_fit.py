@@ -1,0 +1,99 @@
+"""Whether an engine can run here, decided from its record, the installed builder and the GPUs, before it is loaded.
+
+An engine belongs to one GPU architecture and to one version of its builder. The runtimes notice while loading it and
+call it a serialisation error; here the sentence says what it was built with, what is here, and how to rebuild it.
+"""
+
+import logging
+from typing import Any
+
+from engines import vendor
+from engines.engine_json import Record
+from engines.errors import BackendMissingError, ToolkitError
+from engines.gpus import Gpus
+from engines.vendor import Vendor
+
+_log = logging.getLogger(__name__)
+
+
+def installed(record: Record, name: str) -> Vendor:
+    """Returns the builder that made the engine.
+
+    Raises:
+        BackendMissingError: It is not installed, or another version of it is.
+    """
+    here = vendor.load(record.vendor)
+    if here.version != record.version:
+        raise BackendMissingError(
+            f"{name} was built with {here.title} {record.version} for SM {record.sm}; you have {here.title} "
+            f"{here.version}, and engines belong to one version. {_rebuild(record, record.sm)}, or install "
+            f"{here.title} {record.version}."
+        )
+    return here
+
+
+def require_gpu(record: Record, seen: Gpus, device: int, name: str) -> None:
+    """Returns if the GPU is the one the engine was built for.
+
+    Raises:
+        BackendMissingError: There is no GPU, none of that number, or it is of another architecture.
+    """
+    built = f"{name} was built with {record.vendor} {record.version} for SM {record.sm}"
+    if not seen.found:
+        raise BackendMissingError(
+            f"{built}; here {seen.reason}. Run it on a machine with such a GPU, or run the ONNX model with "
+            "--provider cpu."
+        )
+    if not 0 <= device < len(seen.found):
+        raise BackendMissingError(f"There is no GPU {device}; this machine has {len(seen.found)}, counted from 0.")
+    gpu = seen.found[device]
+    if gpu.sm != record.sm:
+        raise BackendMissingError(f"{built}; you have {gpu.name}, SM {gpu.sm}. {_rebuild(record, gpu.sm)}.")
+
+
+def deserialize(here: Vendor, runtime: Any, plan: bytes, name: str, heard: list[str]) -> Any:
+    """Returns the engine as an ICudaEngine.
+
+    Args:
+        here: The builder.
+        runtime: Its Runtime.
+        plan: The engine's bytes.
+        name: What messages call it.
+        heard: Errors that the runtime has logged so far; it grows as the runtime speaks.
+
+    Raises:
+        BackendMissingError: The runtime refuses it; the message holds the runtime's reasons.
+    """
+    if hasattr(runtime, "get_engine_validity"):  # TensorRT-RTX alone reads the header without loading the engine
+        validity, diagnostics = runtime.get_engine_validity(plan)
+        reasons = _reasons(here.module, int(diagnostics))
+        if validity == here.module.EngineValidity.INVALID:
+            raise BackendMissingError(f"{here.title} {here.version} refuses {name}: {reasons}. Build it again here.")
+        if validity == here.module.EngineValidity.SUBOPTIMAL:
+            _log.warning("%s runs here, but not at its best: %s.", name, reasons)
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        raise BackendMissingError(
+            f"{here.title} {here.version} could not load {name}: {last(heard)}. Build it again here."
+        )
+    return engine
+
+
+def failed(here: Vendor, what: str, name: str, heard: list[str]) -> ToolkitError:
+    """Returns the error for a runtime that reported failure by its return value; the log has the reason."""
+    return ToolkitError(f"{here.title} {what} for {name}: {last(heard)}.")
+
+
+def last(heard: list[str]) -> str:
+    """Returns the last error the runtime logged."""
+    return heard[-1].strip().rstrip(".") if heard else "it logged no reason"
+
+
+def _reasons(module: Any, diagnostics: int) -> str:
+    kinds = module.EngineInvalidityDiagnostics.__members__
+    named = [name.lower().replace("_", " ") for name, kind in kinds.items() if diagnostics & int(kind)]
+    return ", ".join(named) or f"diagnostics {diagnostics}"
+
+
+def _rebuild(record: Record, sm: int) -> str:
+    return f"Rebuild with: python -m export build SOURCE --target {record.vendor} --sm {sm}"

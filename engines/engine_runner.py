@@ -1,0 +1,188 @@
+"""Runs a TensorRT or TensorRT-RTX engine on PyTorch's CUDA buffers.
+
+What the engine was built with and for is compared with what is here before any library touches the file
+(`engines.engine_fit`), and sizes with the engine's profile before anything is enqueued. Both vendors share the
+interface this uses: tensors by name, an address each, one stream.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engines import engine_fit, engine_json
+from engines.cuda_buffers import Buffers, output_allocator
+from engines.errors import ToolkitError, UsageError
+from engines.feeds import check_feeds
+from engines.gpus import gpus
+from engines.runner import Latency, TensorSpec, measure
+from engines.vendor import DTYPES
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+Shape = tuple[int, ...]
+
+
+class EngineRunner:
+    """An engine, loaded onto a GPU.
+
+    Attributes:
+        name: The engine's file.
+        record: What engine.json says about it.
+        inputs: The inputs a feed must hold, with the symbolic names of the ONNX graph.
+        outputs: The outputs, in the engine's order.
+        fallback: Always empty: an engine holds every layer.
+    """
+
+    fallback: tuple[str, ...] = ()
+
+    def __init__(self, path: str | os.PathLike[str], *, device: int = 0) -> None:
+        """Loads the engine.
+
+        Args:
+            path: An engine file with the engine.json that its build wrote beside it.
+            device: Which GPU, in CUDA's order.
+
+        Raises:
+            UsageError: The engine or its engine.json is missing or damaged, or they do not belong together.
+            BackendMissingError: The engine's builder is not installed or of another version, there is no GPU, the GPU
+                is of another SM, or PyTorch cannot use it.
+            ToolkitError: The GPU has no memory left for it.
+        """
+        self.name = os.fspath(path)
+        self.record = engine_json.read(Path(path))
+        plan = engine_json.read_plan(Path(path), self.record)
+        self._vendor = engine_fit.installed(self.record, self.name)
+        engine_fit.require_gpu(self.record, gpus(), device, self.name)
+        self._buffers = Buffers(_device(device))
+        self._errors: list[str] = []
+        # Everything the runtime makes refers to the logger, and the engine to its runtime, so both are kept.
+        self._logger = self._vendor.logger(self._hear)
+        self._runtime = self._vendor.module.Runtime(self._logger)
+        self._engine = engine_fit.deserialize(self._vendor, self._runtime, plan, self.name, self._errors)
+        self._context = self._engine.create_execution_context()
+        if self._context is None:
+            raise self._failed("made no execution context, most likely for want of GPU memory,")
+        modes = self._vendor.module.TensorIOMode
+        self.inputs = self._specs(modes.INPUT, self.record.inputs)
+        self.outputs = self._specs(modes.OUTPUT, self.record.outputs)
+        self._bound: dict[str, torch.Tensor] = {}
+
+    @property
+    def provider(self) -> str:
+        """The builder whose engine computes: "tensorrt-rtx" or "tensorrt"."""
+        return self._vendor.name
+
+    def run(self, feeds: Mapping[str, "np.ndarray"]) -> dict[str, "np.ndarray"]:
+        """Returns every output by name; bfloat16 as ml_dtypes.bfloat16.
+
+        Raises:
+            UsageError: The feeds do not fit the inputs, or a size lies outside the profile the engine was built for.
+            ToolkitError: The runtime failed.
+        """
+        outputs = self._bind(feeds)
+        self._once()
+        return {spec.name: self._buffers.download(outputs[spec.name](), spec.dtype) for spec in self.outputs}
+
+    def latency(self, feeds: Mapping[str, "np.ndarray"], repeat: int) -> Latency:
+        """Returns how long one inference takes, inputs and outputs resident on the GPU.
+
+        Raises:
+            UsageError: The feeds do not fit, or `repeat` is below 1.
+            ToolkitError: The runtime failed.
+        """
+        self._bind(feeds)
+        return measure(self._once, repeat)
+
+    def _bind(self, feeds: Mapping[str, "np.ndarray"]) -> dict[str, Callable[[], "torch.Tensor"]]:
+        """Gives the context every address; returns what fetches each output once the engine has run."""
+        arrays = check_feeds(self.inputs, feeds)
+        for spec in self.inputs:
+            self._check_profile(spec, arrays[spec.name].shape)
+        self._failures: list[Exception] = []
+        self._allocators: list[Any] = []  # the context does not own them
+        self._bound = {}
+        for spec in self.inputs:
+            array = arrays[spec.name]
+            tensor = self._buffers.upload(array, spec.dtype, host=self._on_host(spec))
+            if not self._context.set_input_shape(spec.name, array.shape):
+                raise self._failed(f"refused shape {list(array.shape)} of input {spec.name!r}")
+            self._place(spec.name, tensor)
+        self._buffers.synchronize()  # shape tensors are read while shapes are inferred
+        unset = self._context.infer_shapes()
+        if unset:
+            raise self._failed(f"could not infer shapes, as {', '.join(unset)} lack theirs,")
+        return {spec.name: self._output(spec) for spec in self.outputs}
+
+    def _output(self, spec: TensorSpec) -> Callable[[], "torch.Tensor"]:
+        shape = tuple(self._context.get_tensor_shape(spec.name))
+        if min(shape, default=0) >= 0:
+            tensor = self._buffers.empty(shape, spec.dtype, host=self._on_host(spec))
+            self._place(spec.name, tensor)
+            return lambda: tensor
+        allocator = output_allocator(self._vendor.module, self._buffers, self._failures)
+        self._allocators.append(allocator)
+        if not self._context.set_output_allocator(spec.name, allocator):
+            raise self._failed(f"refused an allocator for output {spec.name!r}, whose size depends on values,")
+        return lambda: allocator.tensor(spec.dtype)
+
+    def _place(self, name: str, tensor: "torch.Tensor") -> None:
+        self._bound[name] = tensor  # the engine holds the address, this holds the memory
+        if not self._context.set_tensor_address(name, self._buffers.address(tensor)):
+            raise self._failed(f"refused the address of {name!r}")
+
+    def _once(self) -> None:
+        started = self._context.execute_async_v3(self._buffers.handle)
+        if self._failures:
+            raise ToolkitError(f"{self.name} could not run: {self._failures[0]}") from self._failures[0]
+        if not started:
+            raise self._failed("could not run")
+        self._buffers.synchronize()
+
+    def _check_profile(self, spec: TensorSpec, shape: Shape) -> None:
+        if self._on_host(spec):
+            return  # the profile of a shape tensor bounds its values, which the runtime checks itself
+        low, opt, high = (tuple(s) for s in self._engine.get_tensor_profile_shape(spec.name, 0))
+        for axis, size in enumerate(shape):
+            if not low[axis] <= size <= high[axis]:
+                dim = spec.shape[axis]
+                raise UsageError(
+                    f"Axis {axis} of input {spec.name!r} ({dim}) is {size}; {self.name} was built for "
+                    f"{low[axis]}..{high[axis]}. Rebuild it with --shapes {dim}="
+                    f"{min(low[axis], size)}:{opt[axis]}:{max(high[axis], size)}."
+                )
+
+    def _specs(self, mode: Any, recorded: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+        """Returns the engine's own names, dtypes and sizes; only the symbolic names are the record's."""
+        engine = self._engine
+        names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+        known = {spec.name: spec.shape for spec in recorded}
+        specs = []
+        for name in (n for n in names if engine.get_tensor_mode(n) == mode):
+            sizes = tuple(engine.get_tensor_shape(name))
+            symbols = known.get(name, ())
+            shape = tuple(
+                size if size >= 0 else symbols[axis] if len(symbols) == len(sizes) else f"{name}.{axis}"
+                for axis, size in enumerate(sizes)
+            )
+            specs.append(TensorSpec(name, DTYPES[engine.get_tensor_dtype(name).name], shape))
+        return tuple(specs)
+
+    def _on_host(self, spec: TensorSpec) -> bool:
+        location = self._engine.get_tensor_location(spec.name)
+        return bool(location == self._vendor.module.TensorLocation.HOST)
+
+    def _hear(self, severity: str, text: str) -> None:
+        if severity in ("ERROR", "INTERNAL_ERROR"):
+            self._errors.append(text)
+
+    def _failed(self, what: str) -> ToolkitError:
+        return engine_fit.failed(self._vendor, what, self.name, self._errors)
+
+
+def _device(number: int) -> "torch.device":
+    import torch
+
+    return torch.device("cuda", number)

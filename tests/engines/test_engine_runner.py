@@ -1,0 +1,447 @@
+"""EngineRunner: what it refuses before loading, the calls it makes, and that every vendor name it uses exists.
+
+The flow runs against `fake_vendor`, which computes at the addresses it is given; the real runtime is tried as far as it
+goes without a GPU, and whole where there is one.
+"""
+
+import ast
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import fake_vendor
+import ml_dtypes
+import numpy as np
+import pytest
+from fake_vendor import EngineValidity, State, Tensor, TensorIOMode, TensorLocation
+
+from engines import cuda_buffers, engine_fit, engine_json, engine_runner, vendor
+from engines.cuda_buffers import Buffers
+from engines.engine_json import Record, digest
+from engines.engine_runner import EngineRunner
+from engines.errors import BackendMissingError, ToolkitError, UsageError
+from engines.gpus import Gpu, Gpus
+from engines.runner import TensorSpec
+
+ADA = Gpus((Gpu("NVIDIA L4", 89, 1 << 30),), "13.0", None)
+PROFILE = ((1, 1, 3), (2, 4, 3), (8, 16, 3))
+
+
+def tensors(dtype: str = "FLOAT") -> list[Tensor]:
+    return [
+        Tensor("x", TensorIOMode.INPUT, dtype, (-1, -1, 3), PROFILE),
+        Tensor("y", TensorIOMode.OUTPUT, dtype, (-1, -1, 3)),
+    ]
+
+
+def folder(path: Path, dtype: str = "float32", **changes: Any) -> Path:
+    """Writes an engine.json and a file that stands for the engine; returns the engine's path."""
+    engine = path / "model.sm89.engine"
+    engine.write_bytes(b"plan")
+    shape = ["batch", "length", 3]
+    entry = {
+        "file": engine.name,
+        "sha256": digest(engine),
+        "vendor": "tensorrt-rtx",
+        "version": "1.7.1.116",
+        "sm": 89,
+        "inputs": [{"name": "x", "dtype": dtype, "shape": shape}],
+        "outputs": [{"name": "y", "dtype": dtype, "shape": shape}],
+        "profile": {"dims": {"batch": [1, 2, 8], "length": [1, 4, 16]}, "inputs": {}},
+    } | changes
+    (path / "engine.json").write_text(json.dumps({"schema": 1, "engines": [entry]}))
+    return engine
+
+
+@pytest.fixture
+def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Returns a function that opens an EngineRunner on the fake vendor, on a machine with one Ada GPU."""
+    import torch
+
+    def load(
+        state: State, name: str = "tensorrt-rtx", seen: Gpus = ADA, device: int = 0, **changes: Any
+    ) -> EngineRunner:
+        dtype = {"BF16": "bfloat16", "HALF": "float16"}.get(state.tensors[0].dtype, "float32")
+        monkeypatch.setattr(vendor, "load", lambda asked: fake_vendor.make(state, asked))
+        monkeypatch.setattr(engine_runner, "gpus", lambda: seen)
+        monkeypatch.setattr(engine_runner, "_device", lambda number: torch.device("cpu"))
+        return EngineRunner(folder(tmp_path, dtype, **{"vendor": name} | changes), device=device)
+
+    return load
+
+
+class TestRefusals:
+    """In this order: the files, the builder, the GPU. Each sentence says what was built, what is here, what to do."""
+
+    def test_no_engine_and_no_engine_json(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match=r"There is no engine .*model\.engine"):
+            EngineRunner(tmp_path / "model.engine")
+        (tmp_path / "model.engine").write_bytes(b"x")
+        with pytest.raises(UsageError, match=r"There is no .*engine\.json: an engine says nothing about itself"):
+            EngineRunner(tmp_path / "model.engine")
+
+    @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 1}', '{"schema": 1, "engines": [{"file": 3}]}'])
+    def test_damaged_engine_json(self, tmp_path: Path, text: str) -> None:
+        engine = folder(tmp_path)
+        (tmp_path / "engine.json").write_text(text)
+        with pytest.raises(UsageError, match=r"engine\.json is damaged or was not written by this toolkit"):
+            EngineRunner(engine)
+
+    def test_engine_json_of_another_schema(self, tmp_path: Path) -> None:
+        engine = folder(tmp_path)
+        (tmp_path / "engine.json").write_text('{"schema": 2, "engines": []}')
+        with pytest.raises(UsageError, match="has schema 2, and this version of the toolkit reads 1"):
+            EngineRunner(engine)
+
+    def test_an_engine_that_engine_json_does_not_know(self, tmp_path: Path) -> None:
+        other = folder(tmp_path).rename(tmp_path / "other.engine")
+        with pytest.raises(UsageError, match=r"does not know other\.engine; its engines are model\.sm89\.engine"):
+            EngineRunner(other)
+
+    def test_a_changed_engine(self, tmp_path: Path) -> None:
+        engine = folder(tmp_path)
+        engine.write_bytes(b"plan of another build")
+        with pytest.raises(UsageError, match="its sha256 differs"):
+            EngineRunner(engine)
+
+    def test_a_builder_that_is_not_installed(self, tmp_path: Path, monkeypatch) -> None:
+        monkeypatch.setattr(vendor.importlib, "import_module", _not_found)
+        with pytest.raises(BackendMissingError, match=r"TensorRT-RTX is not installed.*pip install"):
+            EngineRunner(folder(tmp_path))
+
+    def test_another_version(self, loaded) -> None:
+        with pytest.raises(
+            BackendMissingError,
+            match=r"was built with TensorRT-RTX 1\.6\.0\.1 for SM 89; you have TensorRT-RTX 1\.7\.1\.116.*"
+            r"Rebuild with: python -m export build SOURCE --target tensorrt-rtx --sm 89",
+        ):
+            loaded(State(tensors()), version="1.6.0.1")
+
+    def test_no_gpu(self, loaded) -> None:
+        seen = Gpus((), None, "no NVIDIA driver is installed (libcuda.so.1 is not found)")
+        with pytest.raises(BackendMissingError, match=r"for SM 89; here no NVIDIA driver is installed") as caught:
+            loaded(State(tensors()), seen=seen)
+        assert caught.value.exit_code == 3
+
+    def test_another_gpu(self, loaded) -> None:
+        seen = Gpus((Gpu("NVIDIA GeForce RTX 5090", 120, 1),), "13.0", None)
+        with pytest.raises(BackendMissingError, match=r"for SM 89; you have NVIDIA GeForce RTX 5090, SM 120.*--sm 120"):
+            loaded(State(tensors()), seen=seen)
+        with pytest.raises(BackendMissingError, match="There is no GPU 1; this machine has 1"):
+            loaded(State(tensors()), device=1)
+
+    def test_a_pytorch_without_cuda(self, tmp_path: Path, monkeypatch) -> None:
+        import torch
+
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setattr(vendor, "load", lambda name: fake_vendor.make(State(tensors())))
+        monkeypatch.setattr(engine_runner, "gpus", lambda: ADA)
+        with pytest.raises(BackendMissingError, match="Install the CUDA build"):
+            EngineRunner(folder(tmp_path))
+
+    def test_a_header_the_runtime_refuses(self, loaded) -> None:
+        state = State(tensors(), validity=EngineValidity.INVALID, diagnostics=6)
+        with pytest.raises(BackendMissingError, match=r"refuses .*: unsupported cc, old cuda driver\. Build it again"):
+            loaded(state)
+        assert state.calls == []  # not loaded
+
+    def test_a_suboptimal_one_runs_and_is_reported(self, loaded, caplog) -> None:
+        loaded(State(tensors(), validity=EngineValidity.SUBOPTIMAL, diagnostics=4))
+        assert "runs here, but not at its best: old cuda driver" in caplog.text
+
+    def test_full_tensorrt_has_no_header_check(self, loaded) -> None:
+        state = State(tensors(), validity=EngineValidity.INVALID)
+        assert loaded(state, "tensorrt").provider == "tensorrt"
+
+    def test_what_the_runtime_logs_is_the_reason(self, loaded) -> None:
+        state = State(tensors(), loads=False, says="magic tag differs.")
+        with pytest.raises(BackendMissingError, match=r"could not load .*: magic tag differs\. Build it again"):
+            loaded(state)
+
+    def test_no_memory_for_a_context(self, loaded) -> None:
+        with pytest.raises(ToolkitError, match="want of GPU memory"):
+            loaded(State(tensors(), context=False))
+
+
+class TestRun:
+    def test_specs_take_symbolic_names_from_the_record(self, loaded) -> None:
+        runner = loaded(State(tensors("HALF")))
+        assert runner.inputs == (TensorSpec("x", "float16", ("batch", "length", 3)),)
+        assert runner.outputs == (TensorSpec("y", "float16", ("batch", "length", 3)),)
+        assert (runner.provider, runner.fallback) == ("tensorrt-rtx", ())
+
+    def test_axes_without_a_recorded_name(self, loaded) -> None:
+        runner = loaded(State(tensors()), inputs=[], outputs=[])
+        assert runner.inputs[0].shape == ("x.0", "x.1", 3)
+
+    @pytest.mark.parametrize(
+        ("kind", "dtype"), [("FLOAT", np.float32), ("HALF", np.float16), ("BF16", ml_dtypes.bfloat16)]
+    )
+    def test_values(self, loaded, kind: str, dtype: type) -> None:
+        runner = loaded(State(tensors(kind)))
+        for shape in ((2, 4, 3), (1, 1, 3), (8, 16, 3)):
+            x = (np.arange(np.prod(shape)).reshape(shape) + 1).astype(dtype)
+            y = runner.run({"x": x})["y"]
+            assert y.dtype == dtype
+            np.testing.assert_array_equal(y.astype(np.float32), 2 * x.astype(np.float32))
+
+    def test_read_only_and_strided_feeds(self, loaded) -> None:
+        runner = loaded(State(tensors()))
+        x = np.broadcast_to(np.float32(3), (2, 2, 3))
+        assert (runner.run({"x": x})["y"] == 6).all()
+
+    def test_order_of_calls(self, loaded) -> None:
+        state = State(tensors())
+        loaded(state).run({"x": np.zeros((2, 4, 3), np.float32)})
+        assert state.calls == [
+            "deserialize b'plan'",
+            "create_execution_context",
+            "set_input_shape x [2, 4, 3]",
+            "set_tensor_address x",
+            "infer_shapes",
+            "set_tensor_address y",
+            "execute 0",
+        ]
+
+    @pytest.mark.parametrize(
+        ("shape", "dim", "span"), [((9, 4, 3), "batch", "1:2:9"), ((2, 17, 3), "length", "1:4:17")]
+    )
+    def test_outside_the_profile_nothing_is_enqueued(self, loaded, shape, dim: str, span: str) -> None:
+        state = State(tensors())
+        runner = loaded(state)
+        before = len(state.calls)
+        with pytest.raises(
+            UsageError, match=rf"\({dim}\) is {max(shape)}; .* was built for 1\.\..*--shapes {dim}={span}"
+        ):
+            runner.run({"x": np.zeros(shape, np.float32)})
+        assert len(state.calls) == before
+
+    def test_feeds_are_checked_first(self, loaded) -> None:
+        with pytest.raises(UsageError, match=r"Cast it: array\.astype\(np\.float32\)"):
+            loaded(State(tensors())).run({"x": np.zeros((2, 4, 3))})
+
+    def test_an_output_whose_size_only_the_run_tells(self, loaded) -> None:
+        state = State(tensors("HALF"), unknown_output=True)
+        runner = loaded(state)
+        x = np.arange(12, dtype=np.float16).reshape(2, 2, 3)
+        np.testing.assert_array_equal(runner.run({"x": x})["y"], 2 * x)
+        np.testing.assert_array_equal(runner.run({"x": x[:1]})["y"], 2 * x[:1])
+        assert "set_output_allocator y" in state.calls
+        assert "set_tensor_address y" not in state.calls
+
+    def test_no_memory_for_such_an_output(self, loaded, monkeypatch) -> None:
+        runner = loaded(State(tensors(), unknown_output=True))
+
+        import torch
+
+        def full(size: int, *, dtype, device):
+            if dtype == torch.uint8:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return empty(size, dtype=dtype, device=device)
+
+        empty = torch.empty
+        monkeypatch.setattr(torch, "empty", full)
+        with pytest.raises(ToolkitError, match=r"could not run: There is no memory on cpu for uint8.*out of memory"):
+            runner.run({"x": np.zeros((1, 1, 3), np.float32)})
+
+    def test_shape_tensors_stay_on_the_host(self, loaded, monkeypatch) -> None:
+        state = State(tensors())
+        state.tensors.insert(1, Tensor("sizes", TensorIOMode.INPUT, "INT64", (2,), (), TensorLocation.HOST))
+        runner = loaded(state)
+        hosts = []
+        upload = Buffers.upload
+
+        def watched(self: Buffers, array, dtype: str, *, host: bool = False):
+            hosts.append(host)
+            return upload(self, array, dtype, host=host)
+
+        monkeypatch.setattr(Buffers, "upload", watched)
+        runner.run({"x": np.ones((1, 1, 3), np.float32), "sizes": np.array([700, 1])})
+        assert hosts == [False, True]
+
+    def test_failures_of_the_runtime_carry_its_log(self, loaded) -> None:
+        x = {"x": np.zeros((2, 4, 3), np.float32)}
+        with pytest.raises(ToolkitError, match=r"TensorRT-RTX could not run for .*: illegal address"):
+            loaded(State(tensors(), runs=False, says="illegal address")).run(x)
+        with pytest.raises(ToolkitError, match=r"refused shape \[2, 4, 3\] of input 'x'.*: it logged no reason"):
+            loaded(State(tensors(), refuse_shape=True)).run(x)
+
+    def test_latency_enqueues_once_a_run(self, loaded) -> None:
+        state = State(tensors())
+        latency = loaded(state).latency({"x": np.zeros((2, 4, 3), np.float32)}, repeat=5)
+        assert state.calls.count("execute 0") == 5 + 3
+        assert state.calls.count("set_tensor_address x") == 1
+        assert 0 < latency.p50_ms <= latency.p90_ms
+
+
+class TestEngineJson:
+    def test_what_is_written_is_read(self, tmp_path: Path) -> None:
+        from engines.build import BuiltEngine
+        from engines.profiles import InputShapes, Profile
+
+        path = tmp_path / "model.sm89.engine"
+        path.write_bytes(b"plan")
+        spec = TensorSpec("x", "bfloat16", ("batch", 3))
+        built = BuiltEngine(
+            **{f.name: None for f in dataclasses.fields(BuiltEngine)}
+            | {
+                "path": path,
+                "vendor": "tensorrt",
+                "version": "11.4",
+                "sm": 89,
+                "size": 4,
+                "profile": Profile({"x": InputShapes((1, 3), (2, 3), (8, 3))}, {"batch": (1, 2, 8)}),
+                "inputs": (spec,),
+                "outputs": (),
+            }
+        )
+        written = json.dumps({"schema": engine_json.SCHEMA, "engines": [engine_json.entry(built)]})
+        (tmp_path / "engine.json").write_text(written)
+        record = Record(path.name, digest(path), "tensorrt", "11.4", 89, (spec,), (), {"batch": (1, 2, 8)})
+        assert engine_json.read(path) == record
+        assert engine_json.read_folder(tmp_path) == (record,)
+        assert engine_json.read_plan(path, record) == b"plan"
+
+
+class TestBuffers:
+    @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int64", "int32", "bool", "uint8", "int8"])
+    @pytest.mark.parametrize("shape", [(), (0, 3), (2, 3)])
+    def test_round_trip(self, dtype: str, shape: tuple[int, ...]) -> None:
+        import torch
+
+        buffers = Buffers(torch.device("cpu"))
+        array = np.arange(np.prod(shape, dtype=int)).reshape(shape).astype(_numpy(dtype))
+        tensor = buffers.upload(array, dtype)
+        assert buffers.address(tensor) != 0
+        back = buffers.download(tensor, dtype)
+        assert (back.dtype, back.shape) == (array.dtype, shape)
+        assert back.tobytes() == array.tobytes()
+
+    def test_a_dtype_pytorch_lacks(self) -> None:
+        import torch
+
+        with pytest.raises(UsageError, match="no float4_e2m1fn tensors"):
+            Buffers(torch.device("cpu")).empty((2,), "float4_e2m1fn")
+
+
+def _numpy(name: str) -> Any:
+    return getattr(ml_dtypes, name, name)
+
+
+def _not_found(name: str) -> None:
+    raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+def _used(owner: str) -> set[str]:
+    """Returns the attributes that the product reads off a vendor object, e.g. of `self._context`."""
+    found = set()
+    for source in (engine_runner, engine_fit, cuda_buffers):
+        for node in ast.walk(ast.parse(Path(source.__file__).read_text())):
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value).rpartition(".")[2] == owner:
+                found.add(node.attr)
+    return found
+
+
+@pytest.fixture(scope="module")
+def rtx() -> Any:
+    try:
+        return vendor.load("tensorrt-rtx").module
+    except BackendMissingError as error:
+        pytest.skip(str(error))
+
+
+class TestRealNames:
+    """What the fake allows, the real module has: names, parameter names, enum members."""
+
+    @pytest.mark.parametrize(
+        ("owner", "real"),
+        [
+            ("_context", "IExecutionContext"),
+            ("_engine", "ICudaEngine"),
+            ("engine", "ICudaEngine"),
+            ("runtime", "Runtime"),
+            ("TensorIOMode", "TensorIOMode"),
+            ("modes", "TensorIOMode"),
+            ("TensorLocation", "TensorLocation"),
+            ("EngineValidity", "EngineValidity"),
+        ],
+    )
+    def test_every_attribute_that_is_used_exists(self, rtx: Any, owner: str, real: str) -> None:
+        used = _used(owner) - {"__members__"}
+        assert used or owner in ("TensorIOMode",), f"nothing is read off {owner}: the test looks in the wrong place"
+        assert not [name for name in used if not hasattr(getattr(rtx, real), name)]
+
+    def test_every_module_attribute_that_is_used_exists(self, rtx: Any) -> None:
+        used = _used("module")
+        assert {"Runtime", "IOutputAllocator", "TensorIOMode"} <= used
+        assert not [name for name in used if not hasattr(rtx, name)]
+
+    @pytest.mark.parametrize(
+        ("fake", "real"), [(fake_vendor.Context, "IExecutionContext"), (fake_vendor.Engine, "ICudaEngine")]
+    )
+    def test_the_fakes_parameters_are_the_real_ones(self, rtx: Any, fake: type, real: str) -> None:
+        for name, method in vars(fake).items():
+            if name.startswith("_"):
+                continue
+            text = getattr(getattr(rtx, real), name).__doc__
+            for parameter in method.__code__.co_varnames[1 : method.__code__.co_argcount]:
+                assert f"{parameter}: " in text, f"{real}.{name} has no parameter {parameter}"
+
+    @pytest.mark.parametrize(
+        "kind", ["TensorIOMode", "TensorLocation", "EngineValidity", "EngineInvalidityDiagnostics"]
+    )
+    def test_the_fakes_enums_are_the_real_ones(self, rtx: Any, kind: str) -> None:
+        for member in getattr(fake_vendor, kind):
+            assert int(getattr(rtx, kind).__members__[member.name]) == member.value
+
+    def test_the_allocator_overrides_what_the_vendor_documents(self, rtx: Any) -> None:
+        import torch
+
+        allocator = cuda_buffers.output_allocator(rtx, Buffers(torch.device("cpu")), [])
+        assert isinstance(allocator, rtx.IOutputAllocator)
+        for name in ("reallocate_output", "reallocate_output_async", "notify_shape"):
+            code = getattr(type(allocator), name).__code__
+            words = ", ".join(code.co_varnames[: code.co_argcount])
+            assert f"def {name}({words})" in rtx.IOutputAllocator.__doc__
+
+    def test_the_real_runtime_reads_a_header_without_a_gpu(self, rtx: Any) -> None:
+        heard: list[str] = []
+        here = vendor.load("tensorrt-rtx")
+        logger = here.logger(lambda severity, text: heard.append(text))
+        runtime = rtx.Runtime(logger)
+        with pytest.raises(BackendMissingError, match=r"TensorRT-RTX .* refuses x\.engine: .*malformed engine"):
+            engine_fit.deserialize(here, runtime, b"not an engine" * 100, "x.engine", heard)
+
+
+@pytest.mark.gpu
+class TestOnGpu:
+    """Builds for the GPU of this machine and runs what was built."""
+
+    def test_engine_computes_what_onnx_runtime_computes(self, tmp_path: Path) -> None:
+        import onnx.parser
+
+        from engines.build import build_engine
+        from engines.environment import default_sms, default_target
+        from engines.feeds import random_feeds
+        from engines.ort_runner import OrtRunner
+        from engines.profiles import derive
+
+        text = (
+            '<ir_version: 9, opset_import: ["": 18]> g (float16[batch,length,64] a, float16[64,64] b) '
+            "=> (float16[batch,length,64] y) { y = MatMul(a, b) }"
+        )
+        path = tmp_path / "m.onnx"
+        path.write_bytes(onnx.parser.parse_model(text).SerializeToString())
+        target = default_target()
+        (sm, *_) = default_sms(target)
+        profile = derive({"a": ("batch", "length", 64), "b": (64, 64)}, {"batch": (1, 2, 4), "length": (1, 16, 64)})
+        built = build_engine(path, tmp_path / f"model.sm{sm}.engine", vendor=target, sm=sm, profile=profile)
+        (tmp_path / "engine.json").write_text(json.dumps({"schema": 1, "engines": [engine_json.entry(built)]}))
+        runner = EngineRunner(built.path)
+        for dims in ({"batch": 2, "length": 16}, {"batch": 1, "length": 1}, {"batch": 4, "length": 63}):
+            feeds = random_feeds(runner.inputs, dims)
+            expected = OrtRunner(path).run(feeds)["y"].astype(np.float32)
+            np.testing.assert_allclose(runner.run(feeds)["y"].astype(np.float32), expected, rtol=2e-2, atol=6e-2)
+        with pytest.raises(UsageError, match=r"was built for 1\.\.64"):
+            runner.run(random_feeds(runner.inputs, {"batch": 1, "length": 65}))
