@@ -31,7 +31,7 @@ class AttentionNode:
         op: "Attention", "TRT_Attention", ..., or "Softmax".
         nodes: Names of the nodes that compute it, its own first; for a Softmax also the MatMuls found around it.
         query, key: Names of the tensors it reads as Q and K ("" for a Softmax).
-        dtype: numpy or ml_dtypes name of Q, where the file states it.
+        dtype: numpy or ml_dtypes name of Q, where the file states it or holds one floating-point dtype only.
         head_size: Channels a head of Q, where the file states it.
         scale: The `scale` attribute, or None for the default 1 / sqrt(head size).
     """
@@ -107,7 +107,7 @@ def read(path: Path) -> Graph:
         tuple(values[o.name] for o in graph.output if o.name in values),
         frozenset(dtypes - {""}),
         tuple(foreign),
-        tuple(_attentions(graph, values)),
+        tuple(_attentions(graph, values, _only(d for d in dtypes if "float" in d))),
     )
 
 
@@ -124,7 +124,12 @@ def _nodes(body: "Iterable[onnx.NodeProto]") -> Iterator["onnx.NodeProto"]:
                 yield from _nodes(inner.node)
 
 
-def _attentions(graph: "onnx.GraphProto", values: dict[str, TensorSpec]) -> Iterator[AttentionNode]:
+def _only(dtypes: Iterable[str]) -> str | None:
+    found = set(dtypes)
+    return found.pop() if len(found) == 1 else None
+
+
+def _attentions(graph: "onnx.GraphProto", values: dict[str, TensorSpec], dtype: str | None) -> Iterator[AttentionNode]:
     made = {output: n for n in graph.node for output in n.output}
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
@@ -132,13 +137,13 @@ def _attentions(graph: "onnx.GraphProto", values: dict[str, TensorSpec]) -> Iter
             readers.setdefault(tensor, []).append(node)
     for node in graph.node:
         if node.op_type in ATTENTION_OPS and len(node.input) > 1:
-            yield _one_op(node, values)
+            yield _one_op(node, values, dtype)
         elif node.op_type == "Softmax" and (after := _walk(node.output[0], lambda t: readers.get(t, []))):
             before = _walk(node.input[0], lambda t: [made[t]] if t in made else [], up=True)
             yield AttentionNode(name_of(node), "Softmax", (name_of(node), *before, *after))
 
 
-def _one_op(node: "onnx.NodeProto", values: dict[str, TensorSpec]) -> AttentionNode:
+def _one_op(node: "onnx.NodeProto", values: dict[str, TensorSpec], dtype: str | None) -> AttentionNode:
     import onnx
 
     given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
@@ -153,7 +158,7 @@ def _one_op(node: "onnx.NodeProto", values: dict[str, TensorSpec]) -> AttentionN
         (name_of(node),),
         node.input[0],
         node.input[1],
-        query.dtype if query else None,
+        query.dtype if query else dtype,
         size if isinstance(size, int) else None,
         float(given["scale"]) if "scale" in given else None,
     )

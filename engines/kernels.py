@@ -7,7 +7,7 @@ attentions that scale one tensor), so kernels are handed out by elimination and 
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from engines.layers import Layer
@@ -55,56 +55,82 @@ def attention_kernels(
         return {name: KernelChoice(name, None, (), silent) for name in attentions}
     fused = [layer for layer in layers if FUSED_TACTIC.match(layer.tactic)]
     anchors = {name: (nodes[0] if nodes else name) for name, nodes in attentions.items()}
-    owners, shared = _assign(fused, anchors)
+    apart = {a for layer in layers if _SOFTMAX.search(layer.tactic) for a in layer.origins}
+    owners, shared = _assign(fused, anchors, {name for name, anchor in anchors.items() if anchor in apart})
+    given = set(owners.values()) | {i for kernels in shared.values() for i in kernels}
+    spare = [layer for i, layer in enumerate(fused) if i not in given]
     result = {}
     for name, nodes in attentions.items():
         if name in owners:
-            result[name] = _fused(name, fused[owners[name]])
+            more = [layer for layer in spare if anchors[name] in layer.origins]
+            spare = [layer for layer in spare if layer not in more]
+            result[name] = _fused(name, (fused[owners[name]], *more))
         elif name in shared:
             result[name] = _one_of(name, [fused[i] for i in shared[name]])
         else:
             result[name] = _decomposed(name, layers, nodes or (name,), *((facts or {}).get(name) or (None, None)))
-    given = set(owners.values()) | {i for kernels in shared.values() for i in kernels}
-    for i, layer in enumerate(fused):
-        if i not in given:
-            name = layer.origins[0] if layer.origins else layer.name
-            while name in result:
-                name += "+"
-            result[name] = _fused(name, layer)
+    for layer in spare:
+        name = layer.origins[0] if layer.origins else layer.name
+        if name not in result:
+            result[name] = _fused(name, (layer,))
     return result
 
 
-def _assign(fused: Sequence[Layer], anchors: Mapping[str, str]) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
+def _assign(
+    fused: Sequence[Layer], anchors: Mapping[str, str], apart: Collection[str]
+) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
     """Returns {attention: its kernel}, and {attention: kernels that are its and its rivals', as many as they are}.
 
-    A kernel that only one attention can have is its own; so is an attention's only kernel. What remains after that is
-    told apart only in number.
+    A kernel that only one attention can have is its own; so is the only kernel an attention can have, unless another
+    can have that one only: of such two, one that has a softmax kernel (`apart`) was taken apart. What remains after
+    that is told apart only in number.
     """
     wanted = {a: {i for i, k in enumerate(fused) if anchor in k.origins} for a, anchor in anchors.items()}
+    wanted = {a: kernels for a, kernels in wanted.items() if kernels}
     owners: dict[str, int] = {}
-    while True:
-        rivals = {i: [a for a, kernels in wanted.items() if i in kernels] for i in range(len(fused))}
-        sure = next(((rivals[i][0], i) for i in rivals if len(rivals[i]) == 1), None) or next(
-            ((a, next(iter(kernels))) for a, kernels in wanted.items() if len(kernels) == 1), None
-        )
+    while wanted:
+        sure = _sure(wanted, range(len(fused)))
         if sure is None:
-            break
+            loser = _loser(wanted, apart)
+            if loser is None:
+                break
+            del wanted[loser]
+            continue
         owner, kernel = sure
         owners[owner] = kernel
-        wanted.pop(owner)
-        for kernels in wanted.values():
-            kernels.discard(kernel)
+        wanted = {a: kernels - {kernel} for a, kernels in wanted.items() if a != owner and kernels - {kernel}}
     shared = {}
     for name, kernels in wanted.items():
-        contenders = [a for a, other in wanted.items() if other & kernels]
-        if kernels and len(set().union(*(wanted[a] for a in contenders))) >= len(contenders):
+        contenders = [other for other in wanted.values() if other & kernels]
+        if len(set().union(*contenders)) >= len(contenders):
             shared[name] = tuple(sorted(kernels))
     return owners, shared
 
 
-def _fused(name: str, layer: Layer) -> KernelChoice:
-    dtype = layer.inputs[0].dtype if layer.inputs else "unknown dtype"
-    return KernelChoice(name, True, (layer.name,), f"One fused MHA kernel computes it in {dtype}.")
+def _sure(wanted: Mapping[str, set[int]], kernels: Iterable[int]) -> tuple[str, int] | None:
+    for kernel in kernels:
+        rivals = [a for a, mine in wanted.items() if kernel in mine]
+        if len(rivals) == 1:
+            return rivals[0], kernel
+    for name, mine in wanted.items():
+        if len(mine) == 1 and sum(other == mine for other in wanted.values()) == 1:
+            return name, next(iter(mine))
+    return None
+
+
+def _loser(wanted: Mapping[str, set[int]], apart: Collection[str]) -> str | None:
+    """Returns an attention that was taken apart, of those that contend for fewer kernels than they are."""
+    for name, mine in wanted.items():
+        rivals = [other for other in wanted.values() if other & mine]
+        if name in apart and len(rivals) > len(set().union(*rivals)):
+            return name
+    return None
+
+
+def _fused(name: str, mine: Sequence[Layer]) -> KernelChoice:
+    dtype = mine[0].inputs[0].dtype if mine[0].inputs else "unknown dtype"
+    what = "One fused MHA kernel computes" if len(mine) == 1 else f"{len(mine)} fused MHA kernels compute"
+    return KernelChoice(name, True, tuple(layer.name for layer in mine), f"{what} it in {dtype}.")
 
 
 def _one_of(name: str, kernels: Sequence[Layer]) -> KernelChoice:
@@ -121,7 +147,12 @@ def _decomposed(
     gemms = [layer for layer in mine if layer.kind == "gemm"]
     softmax = [layer for layer in mine if _SOFTMAX.search(layer.tactic)]
     if not gemms and not softmax:
-        why = "No layer of the engine carries its name: the builder removed it, or merged it with another."
+        elsewhere = any(set(layer.origins) & set(nodes) for layer in layers)
+        why = (
+            "The layers that carry its name do not tell how it is computed."
+            if elsewhere
+            else "No layer of the engine carries its name: the builder removed it, or merged it with another."
+        )
         return KernelChoice(name, None, tuple(layer.name for layer in mine), why)
     dtype = dtype or next((t.dtype for layer in gemms for t in layer.inputs), None)
     chain = tuple(layer.name for layer in layers if layer in gemms or layer in softmax)
