@@ -44,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     args = _parse(words)
-    verbose = bool(args.verbose)
-    with _logging(verbose=verbose, quiet=bool(args.quiet)), _termination_unwinds():
+    verbose = int(args.verbose) > 0
+    with _logging(int(args.verbose), quiet=bool(args.quiet)), _termination_unwinds():
         try:
             code = int(_command(args.verb).execute(args))
             sys.stdout.flush()
@@ -96,7 +96,8 @@ def _parse(words: list[str]) -> argparse.Namespace:
 
 def _common_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout, and nothing else")
-    parser.add_argument("-v", "--verbose", action="store_true", help="log more, and show tracebacks")
+    add = parser.add_argument
+    add("-v", "--verbose", action="count", default=0, help="log more, and show tracebacks; -vv: all that backends say")
     parser.add_argument("-q", "--quiet", action="store_true", help="log warnings and errors only")
 
 
@@ -125,14 +126,16 @@ def _first_line(error: Exception) -> str:
 
 
 @contextmanager
-def _logging(*, verbose: bool, quiet: bool) -> Iterator[None]:
+def _logging(verbose: int, *, quiet: bool) -> Iterator[None]:
     """Sends the toolkit's own log to stderr for the length of one command."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter())
-    level = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
+    ours = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
+    # Backends are wordy: what they say at INFO is for -v, and their DEBUG for -vv.
+    theirs = logging.DEBUG if verbose > 1 else logging.INFO if verbose else logging.WARNING
     loggers = [logging.getLogger(name) for name in ("export", "engines", "plugins")]
     before = [(logger.level, logger.propagate) for logger in loggers]
-    for logger in loggers:
+    for logger, level in zip(loggers, (ours, theirs, theirs), strict=True):
         logger.addHandler(handler)
         logger.setLevel(level)
         logger.propagate = False

@@ -8,6 +8,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from export.fuse.rows import Attention, Summary, as_json, summarise
+from export.spec import MaskedRows
 
 if TYPE_CHECKING:
     import onnx
@@ -48,7 +49,7 @@ def fuse(
     *,
     target: str = "onnx",
     verify: bool = True,
-    masked_rows: str = "keep",
+    masked_rows: MaskedRows = "keep",
 ) -> Fused:
     """Returns the model with every attention that can be one op made one op, lowered for `target`.
 
@@ -76,7 +77,7 @@ def fuse(
     return Fused(lowered.model, result.attentions, lowered.steps)
 
 
-def inspect(model: "Model", *, verify: bool = True, masked_rows: str = "keep") -> tuple[Attention, ...]:
+def inspect(model: "Model", *, verify: bool = True, masked_rows: MaskedRows = "keep") -> tuple[Attention, ...]:
     """Returns what `fuse` would do with each attention of the model; nothing is written.
 
     Args:

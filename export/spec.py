@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from engines import compute_capability, profiles
 from export.errors import UsageError
@@ -20,7 +20,8 @@ from export.errors import UsageError
 DTYPES = ("fp16", "bf16", "fp32")
 TARGETS = ("onnx", "ort", "tensorrt-rtx", "tensorrt")
 EXPORTERS = ("dynamo", "torchscript")
-MASKED_ROWS = ("keep", "zero")
+MaskedRows = Literal["keep", "zero"]
+MASKED_ROWS: tuple[MaskedRows, ...] = ("keep", "zero")
 DEFAULT_SOURCE = "mha-rope"
 
 
@@ -52,7 +53,7 @@ class Spec:
     exporter: str = "dynamo"
     sm: tuple[int, ...] = ()
     shapes: Mapping[str, str | Sequence[int] | int] = field(default_factory=dict)
-    masked_rows: str = "keep"
+    masked_rows: MaskedRows = "keep"
     require: str | None = None
     seed: int = 0
     verify: bool = True
@@ -103,7 +104,7 @@ class Spec:
         values: dict[str, Any] = {}
         for item in fields(self):
             value = getattr(self, item.name)
-            if value is None or (item.name == "out" and not with_out):
+            if value is None or value == () or (item.name == "out" and not with_out):
                 continue
             if item.name == "shapes":
                 value = {name: value[name] for name in sorted(value)}

@@ -1,0 +1,65 @@
+"""`build [SOURCE]`: the whole flow, from a PyTorch attention or an ONNX file to checked engines."""
+
+import argparse
+
+from export.report import stdout
+from export.spec import DEFAULT_SOURCE, DTYPES, EXPORTERS, MASKED_ROWS, TARGETS, Spec, read_toml
+
+_FLAGS = ("out", "target", "dtype", "opset", "exporter", "sm", "shapes", "masked_rows", "require", "seed")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of `build`."""
+    parser.add_argument(
+        "source",
+        nargs="?",
+        metavar="SOURCE",
+        help="a form (see forms), path/to/file.py:factory, package.module:factory, or an .onnx file "
+        f"(default: {DEFAULT_SOURCE})",
+    )
+    add = parser.add_argument
+    add("-o", "--out", metavar="DIR", help="folder of the artifacts (default: out/NAME)")
+    add(
+        "--target",
+        choices=TARGETS,
+        help="what to build for (default: tensorrt where it is installed with a GPU, else tensorrt-rtx)",
+    )
+    add("--dtype", choices=DTYPES, help="precision of the export (default: fp16; an .onnx file keeps its own)")
+    add("--opset", type=int, metavar="N", help="ONNX opset of the export")
+    add("--exporter", choices=EXPORTERS, help="PyTorch exporter (default: dynamo)")
+    add("--sm", metavar="89,120", help="compute capabilities (default: the GPU's own; 89,120 without a GPU)")
+    add("--shapes", metavar="batch=1:2:8,...", help="min:opt:max of a dimension, or of an input as x=1x1x64:...")
+    add("--masked-rows", choices=MASKED_ROWS, help="what a fully masked row gives (default: keep its meaning)")
+    add("--require", metavar="all|N", help="exit 1 unless all, or N, attentions end as one op")
+    add("--seed", type=int, metavar="N", help="seeds a factory's random weights and the inputs (default: 0)")
+    add("--no-verify", action="store_true", help="do not run each fusion before and after on ONNX Runtime")
+    add("--config", metavar="X.toml", help="read these settings from a file; flags win over it")
+    add("--force", action="store_true", help="build again even if the folder is up to date")
+
+
+def spec_of(args: argparse.Namespace) -> Spec:
+    """Returns the spec the arguments ask for: the config file's values, then the flags'.
+
+    Raises:
+        UsageError: A value cannot be meant.
+    """
+    spec = read_toml(args.config) if args.config else Spec()
+    given = {name.replace("_", "-"): getattr(args, name) for name in _FLAGS if getattr(args, name) is not None}
+    if args.source is not None:
+        given["source"] = args.source
+    if args.no_verify:
+        given["verify"] = False
+    return spec.with_values(given, "the command line")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Builds and prints the report."""
+    from export import pipeline
+    from export.report import terminal
+
+    report = pipeline.build(spec_of(args), force=args.force)
+    if args.json:
+        stdout.write_json({**report.as_json(), "folder": str(report.folder), "reused": report.reused})
+    else:
+        stdout.write(terminal.render(report))
+    return 0 if report.passed else 1

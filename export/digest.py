@@ -1,0 +1,166 @@
+"""What an artifact folder depends on, as named fingerprints: a folder is reused only when every one agrees.
+
+A single hash could say hit or miss; keeping the parts lets a miss say which of them moved.
+"""
+
+import hashlib
+import json
+import platform
+import sys
+import sysconfig
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from export.spec import Spec
+
+if TYPE_CHECKING:
+    from export.capture import Source
+
+PACKAGES = (
+    "torch",
+    "numpy",
+    "onnx",
+    "onnx-ir",
+    "onnx-shape-inference",
+    "onnxscript",
+    "onnxruntime-gpu",
+    "onnxruntime",
+    "tensorrt-rtx",
+    "tensorrt",
+)
+"""Whose versions can change an artifact."""
+
+ABSENT = "not installed"
+
+Parts = dict[str, str]
+
+
+def of_request(spec: Spec, gpus: Iterable[str] = ()) -> Parts:
+    """Returns the fingerprints known before anything is loaded: the resolved spec, this toolkit, versions, GPUs."""
+    values = spec.as_dict(with_out=False)
+    return {
+        **{key: json.dumps(value, sort_keys=True) for key, value in values.items()},
+        "toolkit": _toolkit(),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "gpus": ", ".join(gpus) or "none",
+        **versions(),
+    }
+
+
+def of_onnx(path: Path) -> Parts:
+    """Returns the fingerprint of an ONNX file and its external data.
+
+    Raises:
+        ModelFileError: The file cannot be read as an ONNX model.
+    """
+    import onnx_ir as ir
+
+    from export import external_data, model_file
+
+    model = model_file.load(path)
+    data = {str(t.path) for _, t in external_data.tensors(model) if isinstance(t, ir.ExternalTensor)}
+    return {"source file": of_files([path, *sorted(map(Path, data))])}
+
+
+def of_module(source: "Source") -> Parts:
+    """Returns the fingerprints of a factory's product: its code, its weights and its example inputs.
+
+    The code is every module file that is loaded and belongs neither to Python nor to a package whose version is a part
+    already, so that an edit in a file that the factory imports is seen too.
+    """
+    import torch
+    from torch.utils import _pytree as pytree
+
+    def tensors(named: Iterable[tuple[str, Any]]) -> str:
+        state = hashlib.sha256()
+        for name, value in named:
+            if isinstance(value, torch.Tensor):
+                held = value.detach().cpu().contiguous()
+                state.update(f"{name} {held.dtype} {tuple(held.shape)}".encode())
+                state.update(held.reshape(-1).view(torch.uint8).numpy().data if held.numel() else b"")
+            else:
+                state.update(f"{name} {value!r}".encode())
+        return state.hexdigest()
+
+    leaves, _ = pytree.tree_flatten(dict(source.inputs))
+    return {
+        "code": of_files(_foreign_files()),
+        "weights": tensors(source.module.state_dict(keep_vars=False).items()),
+        "example inputs": tensors((str(i), leaf) for i, leaf in enumerate(leaves)),
+    }
+
+
+def combine(parts: Mapping[str, str]) -> str:
+    """Returns the sha256 of all fingerprints."""
+    return hashlib.sha256(json.dumps(dict(parts), sort_keys=True).encode()).hexdigest()
+
+
+def difference(old: Mapping[str, str], new: Mapping[str, str]) -> str | None:
+    """Returns what moved between two sets of fingerprints, as a sentence part, or None where nothing did."""
+    moved = []
+    for key in [*new, *(key for key in old if key not in new)]:
+        before, after = old.get(key), new.get(key)
+        if before == after:
+            continue
+        if any(value is not None and len(value) == 64 for value in (before, after)):
+            moved.append(f"{key} changed")
+        else:
+            moved.append(f"{key} was {before or 'unset'}, is {after or 'unset'}")
+    return "; ".join(moved[:3]) + (f"; and {len(moved) - 3} more" if len(moved) > 3 else "") if moved else None
+
+
+def versions() -> Parts:
+    """Returns the installed version of every package that can change an artifact."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = ABSENT
+    return found
+
+
+def of_file(path: Path) -> str:
+    """Returns the sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def of_files(paths: Iterable[Path]) -> str:
+    """Returns one sha256 over several files, in the order given; their places do not count."""
+    return hashlib.sha256("".join(f"{path.name} {of_file(path)}\n" for path in paths).encode()).hexdigest()
+
+
+@cache
+def _toolkit() -> str:
+    """The toolkit's own code, since two checkouts may share a version number."""
+    root = Path(__file__).resolve().parents[1]
+    return of_files(
+        sorted(path for package in ("export", "engines", "plugins") for path in (root / package).rglob("*.py"))
+    )
+
+
+def _foreign_files() -> list[Path]:
+    site = [Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")]
+    known = [
+        place / name for place in site for name in ("torch", "numpy", "onnx", "onnx_ir", "onnxscript", "onnxruntime")
+    ]
+    ours = Path(__file__).resolve().parents[1]
+    known += [ours / package for package in ("export", "engines", "plugins")]
+    files = set()
+    for module in list(sys.modules.values()):
+        name = getattr(module, "__file__", None)
+        if not name or not name.endswith(".py"):
+            continue
+        path = Path(name).resolve()
+        in_python = path.is_relative_to(_STDLIB) and not any(path.is_relative_to(place) for place in site)
+        if not in_python and not any(path.is_relative_to(place) for place in known) and path.is_file():
+            files.add(path)
+    return sorted(files)
+
+
+_STDLIB = Path(sysconfig.get_path("stdlib")).resolve()

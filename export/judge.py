@@ -1,0 +1,101 @@
+"""Which stages of an artifact folder are judged, what makes the verdict FAILED, and what was not run."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engines import engine_json
+from engines.errors import BackendMissingError, UsageError
+from engines.profiles import Profile
+from export.spec import Spec
+
+if TYPE_CHECKING:
+    from export.parity import ParityReport
+
+
+def stages(folder: Path, spec: Spec, damaged: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Returns {stage: candidate} for the parity harness, in the order of the flow; what cannot run is a NotRun.
+
+    Args:
+        folder: The artifact folder, or the one being filled.
+        spec: The resolved spec.
+        damaged: {file: what is wrong with it}; a stage whose file is among them is not run.
+    """
+    from export.parity.result import NotRun
+
+    target = str(spec.target)
+    files = {"exported": "model.onnx", "fused": "fused.onnx", "lowered": f"lowered.{target}.onnx"}
+    files |= {f"engine-sm{entry.sm}": entry.file for entry in (engine_json.read_folder(folder) if spec.sm else ())}
+    found: dict[str, Any] = {}
+    for stage, name in files.items():
+        path = folder / name
+        if damaged and name in damaged:
+            found[stage] = NotRun(f"{name} {damaged[name]}")
+        elif stage == "lowered":
+            found[stage] = _lowered(path, target, str(spec.dtype))
+        elif stage.startswith("engine"):
+            found[stage] = _engine(path)
+        else:
+            found[stage] = path
+    return found
+
+
+def failures(parity: "ParityReport", unmet: str | None) -> tuple[str, ...]:
+    """Returns why the verdict is FAILED, one sentence for each stage that failed; nothing when it passed."""
+    found = []
+    for stage in dict.fromkeys(row.stage for row in parity.failures):
+        rows = [row for row in parity.failures if row.stage == stage]
+        more = f" (and {len(rows) - 1} more cases)" if len(rows) > 1 else ""
+        found.append(f"{stage}, case {rows[0].case}: {rows[0].reason or 'outside its budget'}{more}")
+    if not found and not parity.passed:
+        found.append("No stage could be compared with the truth, so nothing was shown.")
+    return (*found, *([unmet] if unmet else []))
+
+
+def not_run(parity: "ParityReport", spec: Spec) -> tuple[str, ...]:
+    """Returns one sentence for each thing that was not run, with its reason."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in parity.rows:
+        if row.status == "not run":
+            found.setdefault((row.stage, row.reason), []).append(row.case)
+    total = len(dict.fromkeys(row.case for row in parity.rows))
+    sentences = [
+        f"{stage}{'' if len(cases) == total else ' on ' + ', '.join(cases)}: {reason}"
+        for (stage, reason), cases in found.items()
+    ]
+    if not spec.verify:
+        sentences.append("verification of each fusion: switched off by --no-verify")
+    return tuple(sentences)
+
+
+def notes(profile: Profile) -> tuple[str, ...]:
+    """Returns what the reader should know about the shapes."""
+    if not profile.defaulted:
+        return ()
+    text = ", ".join(f"{name}={':'.join(map(str, profile.dims[name]))}" for name in profile.defaulted)
+    return (f"nobody gave sizes for {text}; these defaults were used (--shapes sets them).",)
+
+
+def _lowered(path: Path, target: str, dtype: str) -> Any:
+    """The lowered graph on ONNX Runtime CPU; a graph made for TensorRT may hold what only TensorRT reads."""
+    from engines.ort_runner import OrtRunner
+    from export.parity.result import NotRun
+
+    if target in ("onnx", "ort") or dtype == "bf16":
+        return path
+    try:
+        return OrtRunner(path)
+    except UsageError as error:
+        reason = str(error).replace(f"{path.parent}{os.sep}", "")
+        return NotRun(f"ONNX Runtime's CPU provider does not take the graph lowered for {target}: {reason}")
+
+
+def _engine(path: Path) -> Any:
+    from engines.engine_runner import EngineRunner
+    from export.parity.result import NotRun
+
+    try:
+        return EngineRunner(path)
+    except BackendMissingError as error:
+        return NotRun(str(error).replace(f"{path.parent}{os.sep}", ""))  # the folder may still be a staged one

@@ -1,0 +1,246 @@
+"""A ready ONNX file as the subject of a build: there is no PyTorch module, so the file itself is the reference.
+
+Its truth is the same graph in float64 (`export.onnx_truth`), and the yardstick of its error budget is the file's own
+error at its dtype: run on ONNX Runtime as it is, and with its inputs moved by up to one unit in the last place.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+
+from engines import feeds as feeding
+from engines.runner import TensorSpec
+from export import model_file, onnx_truth
+from export.errors import ToolkitError, UsageError
+from export.subject import Exported, Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from export.parity import ParityReport
+
+    Arrays = dict[str, npt.NDArray[np.generic]]
+
+MOVED_RUNS = 2
+_PRIMES = (7, 11, 5, 13)
+_DTYPES = {ir.DataType.FLOAT16: "fp16", ir.DataType.BFLOAT16: "bf16", ir.DataType.FLOAT: "fp32"}
+
+
+def dtype_of(model: ir.Model) -> str:
+    """Returns the dtype a graph computes in: the least precise floating-point type of its inputs and weights."""
+    held = {value.dtype for value in model.graph.inputs}
+    held |= {v.const_value.dtype for g in model.graphs() for v in g.initializers.values() if v.const_value is not None}
+    return next((name for dtype, name in _DTYPES.items() if dtype in held), "fp32")
+
+
+class OnnxSubject:
+    """An ONNX file."""
+
+    kind = "onnx"
+
+    def __init__(self, path: Path, dtype: str, masked_rows: str, seed: int) -> None:
+        """Reads the file.
+
+        Raises:
+            ModelFileError: It cannot be read as an ONNX model.
+            UsageError: A weight is NaN.
+        """
+        self._path, self._dtype, self._masked_rows, self._seed = path, dtype, masked_rows, seed
+        self._model = model_file.load(path)
+        self._how = "the highest precision that runs"
+        _refuse_nan(self._model, path)
+
+    @property
+    def truth(self) -> str:
+        """What the stages are compared with, said more exactly once it has been run."""
+        return f"{self._path.name} itself in {self._how} (no PyTorch source was given)"
+
+    @property
+    def dims(self) -> Mapping[str, tuple[int, int, int]]:
+        """Nothing: a file names its dimensions and gives them no sizes."""
+        return {}
+
+    def parts(self) -> dict[str, str]:
+        """The file's bytes, and those of its external data."""
+        from export import digest
+
+        return digest.of_onnx(self._path)
+
+    def exported(self) -> Exported:
+        """Returns the file's graph and what it says about itself."""
+        model, graph = self._model, self._model.graph
+        weights = graph.initializers
+        opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
+        return Exported(
+            model,
+            tuple(_tensor(value) for value in graph.inputs if value.name not in weights),
+            tuple(str(value.name) for value in graph.outputs),
+            opset,
+            " ".join(filter(None, (model.producer_name, model.producer_version))) or "an unnamed exporter",
+        )
+
+    def recalled(self, exported: Exported) -> Exported:
+        """Returns the graph of an earlier build as it is."""
+        return exported
+
+    def refuse_sizes(self, exported: Exported, dims: Mapping[str, tuple[int, int, int]]) -> None:
+        """Runs the file at the profile's corners, since a size baked in at export shows nowhere else.
+
+        Raises:
+            UsageError: ONNX Runtime cannot run the file, or not at such a size.
+        """
+        from engines.ort_runner import OrtRunner
+
+        if self._dtype == "bf16":
+            return  # ONNX Runtime's CPU provider has too few bfloat16 kernels to ask
+        runner = OrtRunner(self._path)
+        for corner in range(3):
+            sizes = {name: sizes[corner] for name, sizes in dims.items()}
+            try:
+                runner.run(self._draw(exported, sizes, self._seed))
+            except ToolkitError as error:
+                text = ", ".join(f"{name}={size}" for name, size in sizes.items())
+                raise UsageError(f"{self._path} does not run at {text or 'its fixed sizes'}: {error}") from error
+
+    def judge(
+        self, exported: Exported, stages: Mapping[str, Any], profile: Mapping[str, tuple[int, int, int]]
+    ) -> "ParityReport":
+        """Runs every stage on random inputs of several sizes and compares them with the file's float64 twin."""
+        from engines.ort_runner import OrtRunner
+        from export.parity import candidates
+        from export.parity.precision import precision
+        from export.parity.result import NOT_RUN, NotRun, ParityReport, ParityRow
+
+        row = precision(self._dtype)
+        if self._dtype == "bf16":
+            reason = "without a PyTorch source the yardstick is ONNX Runtime, whose CPU provider lacks bfloat16 kernels"
+            return ParityReport(
+                tuple(ParityRow("typical", s, NOT_RUN, reason=reason) for s in stages), self._dtype, self._masked_rows
+            )
+        cases = list(self._cases(exported, profile))
+        truth = onnx_truth.of(self._model, cases[0][1])
+        self._how = truth.how
+        own = OrtRunner(self._path, optimization="disable")
+        opened = {stage: candidates.opened(candidate, row) for stage, candidate in stages.items()}
+        rows: list[ParityRow] = []
+        for name, feeds in cases:
+            try:
+                exact = truth.run(feeds)
+                plain = own.run(feeds)
+                moved = [own.run(_moved(feeds, self._dtype, seed)) for seed in range(MOVED_RUNS)]
+            except ToolkitError as error:
+                rows += [ParityRow(name, stage, NOT_RUN, reason=f"The file does not run: {error}") for stage in stages]
+                continue
+            for stage, run in opened.items():
+                if isinstance(run, NotRun):
+                    rows.append(ParityRow(name, stage, NOT_RUN, reason=run.reason))
+                    continue
+                runs = moved if stage == "exported" else [*moved, plain]
+                rows.append(_judged(name, stage, run, feeds, exact, runs, row))
+        return ParityReport(tuple(rows), self._dtype, self._masked_rows)
+
+    def _cases(self, exported: Exported, profile: Mapping[str, tuple[int, int, int]]) -> "Iterator[tuple[str, Arrays]]":
+        def sizes(batch: int | None = None, lengths: tuple[int, ...] = ()) -> dict[str, int]:
+            found: dict[str, int] = {}
+            for i, (name, (low, opt, high)) in enumerate(profile.items()):
+                want = batch if "batch" in name.lower() else lengths[i % len(lengths)] if lengths else None
+                found[name] = min(max(opt if want is None else want, low), high)
+            return found
+
+        plans = {
+            "typical": sizes(),
+            "one-token": sizes(lengths=(1,)),
+            "one-batch": sizes(1),
+            "odd": sizes(3, _PRIMES),
+            "profile-max": {name: high for name, (_, _, high) in profile.items()},
+        }
+        seen: list[dict[str, int]] = []
+        for seed, (name, plan) in enumerate(plans.items()):
+            if plan not in seen:
+                seen.append(plan)
+                yield name, self._draw(exported, plan, self._seed + seed)
+
+    def _draw(self, exported: Exported, sizes: Mapping[str, int], seed: int) -> "Arrays":
+        specs = [TensorSpec(t.name, t.dtype, t.shape) for t in exported.inputs]
+        drawn = feeding.random_feeds(specs, sizes, seed)
+        for name, array in drawn.items():
+            if "mask" in name.lower() and array.dtype.kind in "iu" and array.ndim:
+                kept = array % 2  # an integer mask is 1 = keep; the first key stays so that no row is empty
+                kept[..., 0] = 1
+                drawn[name] = kept
+        return drawn
+
+
+def _judged(case: str, stage: str, run: Any, feeds: "Arrays", exact: "Arrays", runs: "list[Arrays]", dtype: Any) -> Any:
+    from export.parity.case import ParityCase
+    from export.parity.compare import Expected, compare
+    from export.parity.reach import reach
+    from export.parity.result import FAIL, OK, ParityRow
+
+    try:
+        outputs = run(ParityCase(case, feeds), feeds)
+    except ToolkitError as error:
+        return ParityRow(case, stage, FAIL, reason=f"It did not run: {error}")
+    if list(outputs) != list(exact):
+        return ParityRow(case, stage, FAIL, reason=f"Its outputs are {list(outputs)}; the file's are {list(exact)}.")
+    verdicts = []
+    for name, value in exact.items():
+        seen = outputs[name]
+        if value.dtype.kind in "biu":
+            verdicts.append(compare(seen, Expected(name, runs[0][name].dtype.name, value), dtype))
+            continue
+        wide = value.astype("float64")
+        far, norm = reach(wide, [r[name].astype("float64") for r in runs], None, None)
+        verdicts.append(compare(seen, Expected(name, runs[0][name].dtype.name, wide, far, norm), dtype))
+    worst = max(verdicts, key=lambda v: (not v.ok, -1.0 if v.ratio is None else v.ratio))
+    largest = max((v.max_error for v in verdicts if v.max_error is not None), default=None)
+    place = (worst.output, worst.worst, worst.expected, worst.actual)
+    return ParityRow(
+        case, stage, OK if worst.ok else FAIL, largest, worst.budget, worst.ratio, *place, reason=worst.reason
+    )
+
+
+def _moved(feeds: "Arrays", dtype: str, seed: int) -> "Arrays":
+    """Returns the feeds, each number moved by up to one unit in the last place, as rounding may move any input."""
+    import numpy as np
+
+    from export.parity.precision import precision
+
+    generator = np.random.default_rng(seed)
+    moved = {}
+    for name, array in feeds.items():
+        if not array.dtype.name.startswith(("float", "bfloat")):
+            moved[name] = array
+            continue
+        wide = array.astype(np.float64)
+        step = generator.uniform(-1, 1, array.shape) * precision(dtype).ulp(wide)
+        moved[name] = np.asarray(wide + step).astype(array.dtype)
+    return moved
+
+
+def _tensor(value: ir.Value) -> Tensor:
+    shape: list[int | str] = []
+    for axis, dim in enumerate(value.shape or ()):
+        size = dim if isinstance(dim, int) else dim.value
+        shape.append(f"{value.name}.{axis}" if size is None else size)
+    dtype = value.dtype or ir.DataType.UNDEFINED
+    return Tensor(str(value.name), dtype.numpy().name if dtype != ir.DataType.UNDEFINED else "", tuple(shape))
+
+
+def _refuse_nan(model: ir.Model, path: Path) -> None:
+    import numpy as np
+
+    for graph in model.graphs():
+        for name, value in graph.initializers.items():
+            tensor = value.const_value
+            if tensor is None or not tensor.dtype.is_floating_point() or tensor.dtype.bitwidth < 16:
+                continue
+            bad = int(np.isnan(tensor.numpy()).sum())
+            if bad:
+                raise UsageError(
+                    f"The weight {name!r} of {path} holds {bad} NaN of {tensor.size} values: no output can be judged. "
+                    "Load good weights and export again."
+                )

@@ -1,0 +1,107 @@
+"""The whole flow, in order: source -> capture -> fuse -> lower -> engines -> parity -> one artifact folder."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from engines import artifact, profiles
+from export import digest, fusing, plan, reuse, subject
+from export.plan import Plan
+from export.report import folder as folders
+from export.report import record
+from export.report.record import Report
+from export.spec import Spec
+
+_log = logging.getLogger(__name__)
+
+
+def build(spec: Spec | str | None = None, *, force: bool = False, **changes: Any) -> Report:
+    """Builds what a spec asks for and returns what was found out about it.
+
+    The artifacts are written whole to `spec.folder`, also when a stage failed its budget: the report in it then says
+    so. A folder that is already the one asked for is returned as it is.
+
+    Args:
+        spec: What to build: a Spec, or its source alone.
+        force: Build again even if the folder is up to date.
+        **changes: Fields of Spec to set, e.g. `target="ort", dtype="fp32"`.
+
+    Raises:
+        UsageError: The source, the shapes or the folder cannot be used.
+        BackendMissingError: The target is not installed here, or needs a GPU.
+        EngineBuildError: The builder failed.
+    """
+    spec = replace(spec if isinstance(spec, Spec) else Spec(spec) if spec else Spec(), **changes)
+    todo = plan.make(spec)
+    spec = todo.spec
+    parts = digest.of_request(spec, todo.gpus)
+    parts |= digest.of_onnx(Path(spec.source)) if spec.is_onnx else {}
+    of_factory = not spec.is_onnx and ":" in spec.source
+    if not force and not of_factory and (found := _found(spec, parts)):
+        return found
+    _log.info("source    %s", spec.source)
+    loaded = subject.load(spec)
+    parts |= loaded.parts()
+    if not force and of_factory and (found := _found(spec, parts)):
+        return found
+    with artifact.staged(spec.folder) as folder:
+        return _build(todo, loaded, parts, folder)
+
+
+def _found(spec: Spec, parts: digest.Parts) -> Report | None:
+    found = reuse.find(spec.folder, parts)
+    _log.info("cache     %s: %s", "hit" if found.report else "miss", found.why)
+    return found.report
+
+
+def _build(todo: Plan, loaded: subject.Subject, parts: digest.Parts, folder: Path) -> Report:
+    from export import judge, model_file
+    from export.engine_stage import build_engines
+    from export.fuse import Options, fuse
+    from export.lower import lower
+
+    spec, target = todo.spec, str(todo.spec.target)
+
+    exported = loaded.exported()
+    _log.info("capture   opset %d by %s", exported.opset, exported.exporter)
+    profile = profiles.derive({t.name: t.shape for t in exported.inputs}, loaded.dims, spec.ranges())
+    loaded.refuse_sizes(exported, profile.dims)
+    model_file.save(exported.model, folder / "model.onnx")
+
+    fused = fuse(exported.model, Options(verify=spec.verify, masked_rows=spec.masked_rows))
+    model_file.save(fused.model, folder / "fused.onnx")
+    count = fused.summary
+    _log.info("fuse      %d of %d attentions are one op", count.fused + count.already, count.found)
+
+    lowered = lower(fused.model, target)
+    lowered_path = folder / f"lowered.{target}.onnx"
+    model_file.save(lowered.model, lowered_path)
+    _log.info("lower     for %s: %d changes", target, len(lowered.steps))
+
+    built = build_engines(todo, lowered_path, profile, folder)
+    folders.write_engines(folder, built)
+
+    stages = judge.stages(folder, spec)
+    parity = loaded.judge(exported, stages, profile.dims)
+    _log.info("parity    %s", parity.summary())
+
+    report = Report(
+        spec=spec.as_dict(),
+        folder=spec.folder,
+        digest=digest.combine(parts),
+        truth=loaded.truth,
+        opset=exported.opset,
+        exporter=exported.exporter,
+        builder=f"{todo.vendor.name} {todo.vendor.version}" if todo.vendor else None,
+        profile=profile.dims,
+        attentions=fused.attentions,
+        steps=tuple(record.Step(s.attention, s.action, s.why) for s in lowered.steps),
+        engines=tuple(folders.engine(b) for b in built),
+        parity=parity,
+        failures=judge.failures(parity, fusing.unmet(fused.attentions, spec.require)),
+        notes=(*exported.warnings, *judge.notes(profile)),
+        not_run=judge.not_run(parity, spec),
+    )
+    folders.write(folder, report, parts, built, exported)
+    return report

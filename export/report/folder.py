@@ -1,0 +1,71 @@
+"""The files of an artifact folder besides the models: engine.json, layers.json, report.json, spec.toml."""
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engines import engine_json
+from export import digest
+from export.report import files
+from export.report.record import Engine, Kernel, Report
+from export.subject import Exported
+
+if TYPE_CHECKING:
+    from engines.build import BuiltEngine
+
+LAYERS, REPORT, SPEC = "layers.json", "report.json", "spec.toml"
+UNSIGNED = (engine_json.NAME, REPORT)
+"""engine.json holds the digests, and report.json may be judged again; everything else is signed."""
+
+
+def engine(built: "BuiltEngine") -> Engine:
+    """Returns the report's row for an engine that was built."""
+    kernels = {name: Kernel(c.fused, c.kernels, c.why) for name, c in built.attentions.items()}
+    return Engine(built.sm, built.path.name, built.seconds, built.size, built.scratch, kernels)
+
+
+def write_engines(folder: Path, built: "Iterable[BuiltEngine]") -> None:
+    """Writes engine.json (engines only, so that they can be run) and layers.json, before anything is judged."""
+    engines = list(built)
+    files.write_json(
+        folder / engine_json.NAME, {"schema": engine_json.SCHEMA, "engines": [engine_json.entry(e) for e in engines]}
+    )
+    layers = [
+        {
+            "file": e.path.name,
+            "sm": e.sm,
+            "scratch": e.scratch,
+            "attentions": {name: asdict(choice) for name, choice in e.attentions.items()},
+            "layers": [asdict(layer) for layer in e.layers],
+        }
+        for e in engines
+    ]
+    files.write_json(folder / LAYERS, {"schema": 1, "engines": layers})
+
+
+def write(
+    folder: Path, report: Report, parts: digest.Parts, built: "Iterable[BuiltEngine]", exported: Exported
+) -> None:
+    """Writes report.json, spec.toml and the full engine.json, whose digests cover every other file of the folder."""
+    from export.spec import Spec
+
+    spec = Spec().with_values(report.spec, "the resolved spec")
+    (folder / SPEC).write_text(spec.as_toml(), encoding="utf-8")
+    files.write_json(folder / REPORT, report.as_json())
+    signed = sorted(path for path in folder.iterdir() if path.is_file() and path.name not in UNSIGNED)
+    content: dict[str, Any] = {
+        "schema": engine_json.SCHEMA,
+        "digest": report.digest,
+        "passed": report.passed,
+        "target": report.spec["target"],
+        "dtype": report.spec["dtype"],
+        "opset": report.opset,
+        "inputs": [asdict(tensor) for tensor in exported.inputs],
+        "outputs": list(exported.outputs),
+        "profile": {dim: list(sizes) for dim, sizes in report.profile.items()},
+        "engines": [engine_json.entry(e) for e in built],
+        "files": {path.name: digest.of_file(path) for path in signed},
+        "parts": parts,
+    }
+    files.write_json(folder / engine_json.NAME, content)

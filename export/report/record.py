@@ -1,0 +1,170 @@
+"""What a build found out: the one record that the terminal, report.json and `check` are views of."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from export.fuse.rows import Attention, Verification, summarise
+
+if TYPE_CHECKING:
+    from export.parity import ParityReport
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What an attention became in one engine.
+
+    Attributes:
+        fused: True for one fused multi-head-attention kernel, False for separate kernels, None where the log is silent.
+        kernels: Names of the engine's layers that compute it.
+        why: One sentence.
+    """
+
+    fused: bool | None
+    kernels: tuple[str, ...]
+    why: str
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One engine of the build.
+
+    Attributes:
+        sm: Compute capability it runs on.
+        file: Its name in the folder.
+        seconds: What the builder took.
+        size: Bytes of the file.
+        scratch: Bytes of device scratch memory at the largest shapes; None where the log is silent.
+        attentions: {name of the attention's node: what it became}.
+    """
+
+    sm: int
+    file: str
+    seconds: float
+    size: int
+    scratch: int | None
+    attentions: Mapping[str, Kernel]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing lowering changed for the target, and why."""
+
+    attention: str
+    action: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """One build, or one later check of it.
+
+    Attributes:
+        spec: The resolved spec under its TOML keys.
+        folder: Where the artifacts are.
+        digest: sha256 over everything that decides the artifacts.
+        truth: What every stage was compared with.
+        opset: The opset that was exported; `exporter` wrote it.
+        exporter: "dynamo", "torchscript" or what the ONNX file names.
+        builder: The engine builder and its version, e.g. "tensorrt-rtx 1.7.1.116"; None without engines.
+        profile: {dimension: (min, opt, max)}.
+        attentions: A row for each attention found.
+        steps: What lowering changed.
+        engines: One for each architecture.
+        parity: Every case of every stage.
+        failures: Why the verdict is FAILED, a sentence each; empty when it passed.
+        notes: What the reader should know besides: warnings of the export, defaulted shapes, a reused folder.
+        not_run: What could not be run here, a sentence each.
+        reused: Whether the folder was found finished rather than built.
+    """
+
+    spec: Mapping[str, Any]
+    folder: Path
+    digest: str
+    truth: str
+    opset: int
+    exporter: str
+    builder: str | None
+    profile: Mapping[str, tuple[int, int, int]]
+    attentions: tuple[Attention, ...]
+    steps: tuple[Step, ...]
+    engines: tuple[Engine, ...]
+    parity: "ParityReport"
+    failures: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    not_run: tuple[str, ...] = ()
+    reused: bool = field(default=False, compare=False)
+
+    @property
+    def passed(self) -> bool:
+        """Whether every stage that ran is within budget and everything required was met."""
+        return not self.failures
+
+    def kernel(self, attention: Attention, sm: int) -> Kernel | None:
+        """Returns what an attention became in the engine for `sm`; None where that engine's log does not name it."""
+        engine = next((e for e in self.engines if e.sm == sm), None)
+        return engine.attentions.get(attention.name) if engine else None
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns report.json's content (schema 1)."""
+        return {
+            "schema": SCHEMA,
+            "passed": self.passed,
+            "failures": list(self.failures),
+            "spec": dict(self.spec),
+            "digest": self.digest,
+            "truth": self.truth,
+            "opset": self.opset,
+            "exporter": self.exporter,
+            "builder": self.builder,
+            "profile": {dim: list(sizes) for dim, sizes in self.profile.items()},
+            "attentions": [asdict(row) for row in self.attentions],
+            "summary": asdict(summarise(self.attentions)),
+            "lowering": [asdict(step) for step in self.steps],
+            "engines": [asdict(engine) for engine in self.engines],
+            "parity": self.parity.as_json(),
+            "not_run": list(self.not_run),
+            "notes": list(self.notes),
+        }
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any], folder: Path) -> "Report":
+        """Returns the report that `as_json` wrote.
+
+        Raises:
+            KeyError, TypeError, ValueError: The data is not such a report; the caller knows which file it was.
+        """
+        from export.parity import ParityReport
+
+        if data["schema"] != SCHEMA:
+            raise ValueError(f"it has schema {data['schema']}; this version reads {SCHEMA}")
+        return Report(
+            spec=data["spec"],
+            folder=folder,
+            digest=data["digest"],
+            truth=data["truth"],
+            opset=data["opset"],
+            exporter=data["exporter"],
+            builder=data["builder"],
+            profile={dim: (low, opt, high) for dim, (low, opt, high) in data["profile"].items()},
+            attentions=tuple(_attention(row) for row in data["attentions"]),
+            steps=tuple(Step(**step) for step in data["lowering"]),
+            engines=tuple(_engine(engine) for engine in data["engines"]),
+            parity=ParityReport.from_json(data["parity"]),
+            failures=tuple(data["failures"]),
+            notes=tuple(data["notes"]),
+            not_run=tuple(data["not_run"]),
+        )
+
+
+def _attention(row: Mapping[str, Any]) -> Attention:
+    verify = row["verify"]
+    return Attention(**{**row, "verify": Verification(**verify) if verify else None})
+
+
+def _engine(row: Mapping[str, Any]) -> Engine:
+    kernels = {name: Kernel(k["fused"], tuple(k["kernels"]), k["why"]) for name, k in row["attentions"].items()}
+    return Engine(**{**row, "attentions": kernels})

@@ -1,0 +1,107 @@
+"""The result of `build` and `check` on one screen: stages, attentions, what was not run, and last the verdict."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from export.report import attentions, table
+from export.report.record import Report
+
+if TYPE_CHECKING:
+    from export.parity import ParityRow
+
+PASSED, FAILED = "PASSED", "FAILED"
+
+
+def render(report: Report) -> str:
+    """Returns the text for stdout; its last line is PASSED or FAILED."""
+    parts = [
+        f"truth: {report.truth}\n",
+        _stages(report),
+        _attentions(report),
+        _engines(report),
+        _list("lowered", (f"{s.attention}: {s.action}: {s.why}" for s in report.steps)),
+        _list("note", report.notes),
+        _list("NOT RUN", report.not_run),
+        _list("failed", report.failures),
+    ]
+    return "\n".join(part for part in parts if part) + f"{PASSED if report.passed else FAILED}\n"
+
+
+def stages(report: Report) -> tuple[str, ...]:
+    """Returns the stages in the order they were run."""
+    return tuple(dict.fromkeys(row.stage for row in report.parity.rows))
+
+
+def _stages(report: Report) -> str:
+    rows = []
+    for stage in stages(report):
+        mine = [row for row in report.parity.rows if row.stage == stage]
+        ran = [row for row in mine if row.status != "not run"]
+        failed = [row for row in mine if row.status == "fail"]
+        worst = report.parity.worst(stage)
+        rows.append(
+            (
+                stage,
+                f"{len(ran)}/{len(mine)}",
+                _number(worst.max_error if worst else None),
+                _number(worst.budget if worst else None),
+                _number(worst.ratio if worst else None),
+                _where(worst),
+                "FAILED" if failed else "ok" if ran else "NOT RUN",
+            )
+        )
+    return table.render(("stage", "cases", "max error", "budget", "error/budget", "worst case", "verdict"), rows)
+
+
+def _where(row: "ParityRow | None") -> str:
+    if row is None:
+        return "-"
+    place = f" at {row.output}{list(row.worst)}" if row.worst is not None else ""
+    return f"{row.case}{place}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2e}" if value and not 0.01 <= abs(value) < 100 else f"{value:.2f}"
+
+
+def _attentions(report: Report) -> str:
+    columns = {
+        f"SM {engine.sm}": [_kernel(report, i, engine.sm) for i in _indexes(report)] for engine in report.engines
+    }
+    return attentions.render(report.attentions, columns)
+
+
+def _indexes(report: Report) -> range:
+    return range(len(report.attentions))
+
+
+def _kernel(report: Report, index: int, sm: int) -> str:
+    kernel = report.kernel(report.attentions[index], sm)
+    if kernel is None or kernel.fused is None:
+        return "unknown"
+    return "fused" if kernel.fused else "decomposed"
+
+
+def _engines(report: Report) -> str:
+    rows = [
+        (e.file, f"{e.seconds:.1f} s", _bytes(e.size), "-" if e.scratch is None else _bytes(e.scratch))
+        for e in report.engines
+    ]
+    lines = [table.render(("engine", "built in", "size", "scratch memory"), rows)] if rows else []
+    for engine in report.engines:
+        for name, kernel in engine.attentions.items():
+            if not kernel.fused:
+                lines.append(f"SM {engine.sm} {name}: {kernel.why}\n")
+    return "".join(lines)
+
+
+def _bytes(size: int) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024  # type: ignore[assignment]
+    return f"{size:.1f} GiB"
+
+
+def _list(lead: str, sentences: Iterable[str]) -> str:
+    return "".join(f"{lead}: {sentence}\n" for sentence in sentences)
