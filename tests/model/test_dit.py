@@ -140,6 +140,8 @@ def test_the_rotary_buffers_have_upstreams_names_and_stay_float32():
     torch.testing.assert_close(table.inv_freq, 10000 ** (-torch.arange(0, 8, 2) / 8))
     freqs, scale = table.forward_from_seq_len(5)
     assert freqs.shape == scale.shape == (1, 5, 8)
+    # Where the scale is 1 cancels in every score, so only the table can tell: the middle, as upstream has it.
+    assert (scale[0, 2] == 1).all() and (scale[0, 1] != 1).all()
 
 
 def test_half_precision_at_length_512_stays_within_its_rounding_because_the_table_stays_float32():
