@@ -144,7 +144,7 @@ def _decomposed(
     name: str, layers: Sequence[Layer], nodes: Collection[str], dtype: str | None, head_size: int | None
 ) -> KernelChoice:
     mine = [layer for layer in layers if set(layer.origins) & set(nodes) and not FUSED_TACTIC.match(layer.tactic)]
-    gemms = [layer for layer in mine if layer.kind == "gemm"]
+    gemms = [layer for layer in mine if layer.kind in ("gemm", "runtime_fusion")]  # the latter: with its epilogue
     softmax = [layer for layer in mine if _SOFTMAX.search(layer.tactic)]
     if not gemms and not softmax:
         elsewhere = any(set(layer.origins) & set(nodes) for layer in layers)
