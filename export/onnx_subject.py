@@ -46,11 +46,12 @@ class OnnxSubject:
 
         Raises:
             ModelFileError: It cannot be read as an ONNX model.
-            UsageError: A weight is NaN.
+            UsageError: A weight is NaN, or the graph has an operator that nothing here can run.
         """
         self._path, self._dtype, self._masked_rows, self._seed = path, dtype, masked_rows, seed
         self._model = model_file.load(path)
         self._how = "the highest precision that runs"
+        _refuse_unknown(self._model, path)
         _refuse_nan(self._model, path)
 
     @property
@@ -228,6 +229,15 @@ def _tensor(value: ir.Value) -> Tensor:
         shape.append(f"{value.name}.{axis}" if size is None else size)
     dtype = value.dtype or ir.DataType.UNDEFINED
     return Tensor(str(value.name), dtype.numpy().name if dtype != ir.DataType.UNDEFINED else "", tuple(shape))
+
+
+def _refuse_unknown(model: ir.Model, path: Path) -> None:
+    unknown = [op for op in model_file.custom_operators(model) if not op.startswith("com.microsoft")]
+    if unknown:
+        raise UsageError(
+            f"{path} uses {', '.join(unknown)}, which is no ONNX operator: without its library the file cannot be run, so "
+            "nothing built from it could be checked. `python -m export fuse` fuses the attentions of such a file."
+        )
 
 
 def _refuse_nan(model: ir.Model, path: Path) -> None:

@@ -116,14 +116,10 @@ class ModuleSubject:
 
     def __init__(self, spec: Spec) -> None:
         """Loads the module; a factory's random weights are drawn from the spec's seed."""
-        import torch
-
         from export.capture import load_source
 
         self._spec = spec
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(spec.seed)
-            self.source: Source = load_source(spec.source)
+        self.source: Source = load_source(spec.source, seed=spec.seed)
 
     @property
     def truth(self) -> str:
