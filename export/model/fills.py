@@ -9,7 +9,7 @@ HALF_FILL = -(2.0**15)
 def finite_fill(fill: float, dtype: torch.dtype) -> float:
     """Returns `fill` where `dtype` holds it, else `HALF_FILL`.
 
-    float16 ends at -65504. There PyTorch refuses `masked_fill(..., -1e9)`, and an exporter folds the constant to -inf, which
-    makes a fully masked row NaN instead of the mean of V. Kept keys are unaffected: the weight is 0 either way.
+    float16 ends at -65504. There PyTorch refuses `masked_fill(..., -1e9)`, and an exporter folds the constant to -inf,
+    which makes a fully masked row NaN instead of the mean of V. Other rows are unaffected: exp(fill) is 0 either way.
     """
     return fill if fill >= torch.finfo(dtype).min else HALF_FILL

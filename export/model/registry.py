@@ -30,6 +30,35 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         "timm-rope",
         "timm-rope-half",
     ),
+    "export.model.conformer_forms:FORMS": (
+        "espnet-mha",
+        "espnet-mha-cache",
+        "espnet-relpos",
+        "espnet-relpos-absolute",
+        "espnet-chunk-mask",
+    ),
+    "export.model.tutorial:FORMS": (
+        "tutorial-mha",
+        "tutorial-cross",
+        "tutorial-causal",
+        "tutorial-weights",
+        "tutorial-sdpa",
+    ),
+    "export.model.minigpt:FORMS": ("gpt-causal", "gpt-rank3-mask"),
+    "export.model.llama:FORMS": ("llama-gqa", "llama-gqa-sdpa"),
+    "export.model.d2l:FORMS": ("d2l-mha", "d2l-mha-per-query"),
+    "export.model.flash:FORMS": ("flash-packed",),
+    "export.model.linear:FORMS": ("linear-attention",),
+    "export.model.informer_forms:FORMS": (
+        "informer-encoder-self",
+        "informer-decoder-self",
+        "informer-decoder-cross",
+        "informer-cross-values",
+        "informer-dsattention",
+        "probattention",
+        "probattention-masked",
+        "probattention-buffer",
+    ),
 }
 
 
