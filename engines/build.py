@@ -112,8 +112,8 @@ def build_engine(
     try:
         request = {
             "vendor": vendor,
-            "onnx": os.fspath(onnx.resolve()),
-            "engine": os.fspath(temporary.resolve()),
+            "onnx": os.path.abspath(onnx),  # links kept: external data lies beside the link
+            "engine": os.path.abspath(temporary),
             "sm": sm,
             "profile": {n: (s.min, s.opt, s.max) for n, s in profile.inputs.items()},
             "foreign": [(n.name, n.domain, n.op, n.function) for n in foreign],

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -42,6 +43,18 @@ def test_a_missing_package_gives_the_pip_line(
     assert line in str(caught.value)
 
 
+@pytest.fixture
+def unimported() -> Iterator[None]:
+    """Lets a test import fakes of both packages, and forgets them afterwards."""
+    packages = ("tensorrt", "tensorrt_rtx")
+    real = {name: sys.modules.pop(name) for name in packages if name in sys.modules}
+    yield
+    for name in packages:
+        sys.modules.pop(name, None)
+    sys.modules.update(real)
+
+
+@pytest.mark.usefixtures("unimported")
 @pytest.mark.parametrize(
     ("source", "sentence"),
     [
@@ -56,13 +69,19 @@ def test_a_package_that_does_not_load_says_why(
 ) -> None:
     (tmp_path / "tensorrt.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
     with pytest.raises(BackendMissingError) as caught:
         vendor.load("tensorrt")
-    monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
     assert "is installed but cannot be loaded" in str(caught.value)
     assert sentence in str(caught.value)
     assert "pip install 'attnproof[tensorrt]'" in str(caught.value)
+
+
+@pytest.mark.usefixtures("unimported")
+def test_an_rtx_that_cannot_be_told_its_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tensorrt_rtx.py").write_text("__version__ = '1.0'\nclass Builder: ...\nOnnxParser = ILogger = Builder")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(BackendMissingError, match="has no ComputeCapability"):
+        vendor.load("tensorrt-rtx")
 
 
 def test_a_library_that_gives_no_builder_is_missing_not_broken() -> None:
