@@ -90,6 +90,15 @@ def read_folder(folder: Path) -> tuple[Record, ...]:
         raise UsageError(f"{path} is damaged or was not written by this toolkit ({error!r}). Build again.") from error
 
 
+def usual_sizes(folder: Path) -> dict[str, int]:
+    """Returns the `opt` of each symbolic dimension of a folder's profile; none where engine.json does not say."""
+    try:
+        content = json.loads((folder / NAME).read_text())
+        return {name: int(sizes[1]) for name, sizes in content["profile"].items()}
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError):
+        return {}  # it only makes random inputs typical; `read_folder` is who complains
+
+
 def read(engine: Path) -> Record:
     """Returns the record of an engine file, from the engine.json beside it.
 

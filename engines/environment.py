@@ -35,7 +35,10 @@ PACKAGES = (
 SMS_WITHOUT_GPU = (89, 120)
 """What engines are built for where no GPU tells: the two newest consumer and workstation generations."""
 
-INSTALL = {"tensorrt-rtx": "pip install 'tensorrt-rtx>=1.7'", "tensorrt": "pip install 'attnproof[tensorrt]'"}
+INSTALL = {
+    "tensorrt-rtx": "pip install 'tensorrt-rtx>=1.7'",
+    "tensorrt": "pip install 'attnproof[tensorrt]', on a machine with an NVIDIA GPU",
+}
 
 
 @dataclass(frozen=True)
@@ -169,7 +172,7 @@ def targets(
 
 
 def _onnx(name: str, runs: dict[str, Trial]) -> Target:
-    working = [p for p in ("cpu", "cuda", "tensorrt") if runs[p].works]
+    working = [provider for provider, trial in runs.items() if trial.works]
     if working:
         return Target(name, True, True, f"ONNX Runtime runs it on {', '.join(working)}.", None)
     return Target(name, True, False, f"ONNX Runtime {runs['cpu'].reason}.", PROVIDERS["cpu"].remedy)

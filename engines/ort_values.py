@@ -32,7 +32,7 @@ def from_host(array: "np.ndarray", dtype: str) -> Any:
 
 
 def to_host(value: Any, dtype: str) -> "np.ndarray":
-    """Returns a copy of an OrtValue as an array.
+    """Returns an OrtValue as an array that outlives it.
 
     Args:
         value: A tensor; a bfloat16 one must be in host memory.
@@ -41,7 +41,7 @@ def to_host(value: Any, dtype: str) -> "np.ndarray":
     import numpy as np
 
     if is_numpy(dtype):
-        return np.array(value.numpy())
+        return np.asarray(value.numpy())  # keeps the value alive for as long as itself
     shape = tuple(value.shape())
     kind = as_dtype(dtype)
     size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize

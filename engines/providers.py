@@ -144,14 +144,16 @@ def sentence(error: Exception) -> str:
 
 
 def _with_cause(reason: str, works: bool, log: str) -> str:
-    """Returns the reason, and for a failure the line of ONNX Runtime's log that explains it."""
+    """Returns the reason, and for a failure the words of ONNX Runtime's log that explain it."""
     if works:
         return reason
     for mark in ("with error: ", "Error loading ", "cudaErr", "CUDA failure "):
         for line in log.splitlines():
             if mark in line:
                 cause = line.split(mark, 1)[1] if mark == "with error: " else line[line.index(mark) :]
-                return f"{reason}: {cause.strip()}"
+                # An exception of the same failure only repeats, at length, that libraries are to be installed.
+                said = "could not load it" if reason.startswith("failed with ") else reason
+                return f"{said}: {cause.strip()}"
     return reason
 
 

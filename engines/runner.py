@@ -62,6 +62,10 @@ class Runner(Protocol):
     def outputs(self) -> tuple[TensorSpec, ...]:
         """The outputs, in the graph's order."""
 
+    @property
+    def fallback(self) -> tuple[str, ...] | None:
+        """Nodes that another provider computes, "name (operator)"; None where the runtime does not say."""
+
     def run(self, feeds: Mapping[str, "np.ndarray"]) -> dict[str, "np.ndarray"]:
         """Returns every output by name. Raises UsageError for feeds that do not fit."""
 

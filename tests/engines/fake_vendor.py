@@ -115,6 +115,7 @@ class Context:
         self.state.calls.append(f"execute {stream_handle}")
         if not self.state.runs:
             self.state.log("ERROR", self.state.says)
+            self.state.log("INFO", "afterwards")
             return False
         given, taken = self.state.tensors[0], self.state.tensors[-1]
         kind = {"HALF": "<f2", "FLOAT": "<f4", "INT64": "<i8", "BF16": "<u2"}[given.dtype]
@@ -177,8 +178,8 @@ def module(state: State, *, reads_headers: bool) -> Any:
         def deserialize_cuda_engine(self, serialized_engine: bytes) -> Engine | None:
             state.calls.append(f"deserialize {serialized_engine!r}")
             if not state.loads:
-                state.log("WARNING", "a hint")
                 state.log("ERROR", state.says)
+                state.log("WARNING", "a hint")
                 return None
             return Engine(state)
 
