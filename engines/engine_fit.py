@@ -66,9 +66,11 @@ def deserialize(here: Vendor, runtime: Any, plan: bytes, name: str, heard: list[
     """
     if hasattr(runtime, "get_engine_validity"):  # TensorRT-RTX alone reads the header without loading the engine
         validity, diagnostics = runtime.get_engine_validity(plan)
-        reasons = _reasons(here.module, int(diagnostics))
+        reasons = _reasons(here.module, int(diagnostics), heard)
         if validity == here.module.EngineValidity.INVALID:
-            raise BackendMissingError(f"{here.title} {here.version} refuses {name}: {reasons}. Build it again here.")
+            raise BackendMissingError(
+                f"{here.title} {here.version} refuses {name}: {reasons}. Update what is too old, or build again here."
+            )
         if validity == here.module.EngineValidity.SUBOPTIMAL:
             _log.warning("%s runs here, but not at its best: %s.", name, reasons)
     engine = runtime.deserialize_cuda_engine(plan)
@@ -89,10 +91,10 @@ def last(heard: list[str]) -> str:
     return heard[-1].strip().rstrip(".") if heard else "it logged no reason"
 
 
-def _reasons(module: Any, diagnostics: int) -> str:
+def _reasons(module: Any, diagnostics: int, heard: list[str]) -> str:
     kinds = module.EngineInvalidityDiagnostics.__members__
     named = [name.lower().replace("_", " ") for name, kind in kinds.items() if diagnostics & int(kind)]
-    return ", ".join(named) or f"diagnostics {diagnostics}"
+    return ", ".join(named) or last(heard)  # where CUDA itself fails, the flags are empty and the log is not
 
 
 def _rebuild(record: Record, sm: int) -> str:
