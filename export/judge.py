@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from engines import engine_json
 from engines.errors import BackendMissingError, ToolkitError, UsageError
+from engines.gpus import gpus
 from engines.profiles import Profile
 from export.spec import Spec
 
@@ -56,15 +57,15 @@ def failures(parity: "ParityReport", unmet: str | None) -> tuple[str, ...]:
 
 def not_run(parity: "ParityReport", spec: Spec) -> tuple[str, ...]:
     """Returns one sentence for each thing that was not run, with its reason."""
-    found: dict[tuple[str, str], list[str]] = {}
+    cases: dict[tuple[str, str], list[str]] = {}
     for row in parity.rows:
         if row.status == "not run":
-            found.setdefault((row.stage, row.reason), []).append(row.case)
+            cases.setdefault((row.stage, row.reason), []).append(row.case)
     total = len(dict.fromkeys(row.case for row in parity.rows))
-    sentences = [
-        f"{stage}{'' if len(cases) == total else ' on ' + ', '.join(cases)}: {reason}"
-        for (stage, reason), cases in found.items()
-    ]
+    stages: dict[tuple[str, str], list[str]] = {}
+    for (stage, reason), names in cases.items():
+        stages.setdefault((reason, "" if len(names) == total else f" on {', '.join(names)}"), []).append(stage)
+    sentences = [f"{', '.join(names)}{where}: {reason}" for (reason, where), names in stages.items()]
     if not spec.verify:
         sentences.append("verification of each fusion: switched off by --no-verify")
     return tuple(sentences)
@@ -104,6 +105,9 @@ def _engine(path: Path) -> Any:
     from engines.engine_runner import EngineRunner
     from export.parity.result import NotRun
 
+    here = gpus()
+    if not here.found:
+        return NotRun(f"{here.reason}; an engine runs only on the GPU architecture it was built for")
     try:
         return EngineRunner(path)
     except BackendMissingError as error:

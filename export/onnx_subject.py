@@ -235,8 +235,8 @@ def _refuse_unknown(model: ir.Model, path: Path) -> None:
     unknown = [op for op in model_file.custom_operators(model) if not op.startswith("com.microsoft")]
     if unknown:
         raise UsageError(
-            f"{path} uses {', '.join(unknown)}, which is no ONNX operator: without its library the file cannot be run, so "
-            "nothing built from it could be checked. `python -m export fuse` fuses the attentions of such a file."
+            f"{path} uses {', '.join(unknown)}, which is no ONNX operator: without its library the file cannot be run, "
+            "so nothing built from it could be checked. `python -m export fuse` fuses the attentions of such a file."
         )
 
 

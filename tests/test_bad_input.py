@@ -134,7 +134,7 @@ def factory(place: Path, text: str, name: str = "net.py") -> str:
         ("def bad(:\n", "line"),
         ("import nothere_at_all\ndef bad():\n    pass\n", "nothere_at_all"),
         (
-            "def bad():\n    m = Block()\n    m.out.weight.data[0] = torch.nan\n    return m, torch.randn(2, 7, 16)\n",
+            "def bad():\n    m = Block()\n    m.out.weight.data[0] = torch.nan\n    return m, (torch.ones(2, 7, 16),)",
             "`out.weight` holds 16 NaN",
         ),
     ],
@@ -157,7 +157,7 @@ def test_embedding_size_not_divisible_by_heads(place: Path, refused) -> None:
 
 
 def test_length_beyond_a_causal_buffer(refused) -> None:
-    sentence = refused("build", "minigpt", "-o", "out", "--shapes", "length=1:16:100000", "--target", "ort")
+    sentence = refused("build", "gpt-causal", "-o", "out", "--shapes", "length=1:16:100000", "--target", "ort")
     assert "100000" in sentence
 
 

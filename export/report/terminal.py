@@ -43,9 +43,9 @@ def _stages(report: Report) -> str:
             (
                 stage,
                 f"{len(ran)}/{len(mine)}",
-                _number(worst.max_error if worst else None),
-                _number(worst.budget if worst else None),
-                _number(worst.ratio if worst else None),
+                "-" if worst is None else f"{worst.max_error:.2e}",
+                "-" if worst is None else f"{worst.budget:.2e}",
+                "-" if worst is None else f"{worst.ratio:.2f}",
                 _where(worst),
                 "FAILED" if failed else "ok" if ran else "NOT RUN",
             )
@@ -58,10 +58,6 @@ def _where(row: "ParityRow | None") -> str:
         return "-"
     place = f" at {row.output}{list(row.worst)}" if row.worst is not None else ""
     return f"{row.case}{place}"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2e}" if value and not 0.01 <= abs(value) < 100 else f"{value:.2f}"
 
 
 def _attentions(report: Report) -> str:
