@@ -92,6 +92,9 @@ def _own_engine(folder: Path, provider: str) -> tuple[Path, str]:
     """Returns the engine of the folder that runs on this machine's first GPU, and why it was chosen."""
     records = [record for record in engine_json.read_folder(folder) if record.vendor == provider]
     if not records:
+        vendor.load(provider)  # not installed is the graver news: no folder would run here
+        if not gpus().found:
+            raise BackendMissingError(f"{provider} engines run on an NVIDIA GPU; here {gpus().reason}.")
         raise UsageError(
             f"{folder} holds no {provider} engine. Build one: python -m export build SOURCE --target {provider}; "
             "or run its ONNX graph with --provider cpu."

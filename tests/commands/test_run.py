@@ -15,6 +15,7 @@ import pytest
 from engines.engine_json import digest
 from engines.gpus import Gpu, Gpus
 from export import cli, runnable
+from export.errors import BackendMissingError
 from export.runnable import open_runnable
 
 ROOT = Path(__file__).parents[2]
@@ -205,10 +206,24 @@ class TestFolder:
         with pytest.raises(Exception, match=r"engines for SM 89, 120; you have A100, SM 80\. Rebuild with.*--sm 80"):
             open_runnable(folder, "tensorrt-rtx")
 
-    def test_no_engine_of_that_builder(self, folder: Path, capsys) -> None:
-        code, _, err = run(capsys, folder, "--random", "--provider", "tensorrt")
+    def test_no_engine_of_that_builder(self, folder: Path, capsys, monkeypatch) -> None:
+        def absent(name: str) -> None:
+            raise BackendMissingError("TensorRT is not installed. Install it: pip install")
+
+        asked = (folder, "--random", "--provider", "tensorrt")
+        monkeypatch.setattr(runnable.vendor, "load", absent)
+        code, _, err = run(capsys, *asked)
+        assert (code, "TensorRT is not installed" in err) == (3, True)
+        monkeypatch.setattr(runnable.vendor, "load", lambda name: None)
+        monkeypatch.setattr(runnable, "gpus", lambda: Gpus((), None, "there is no driver"))
+        code, _, err = run(capsys, *asked)
+        assert (code, "tensorrt engines run on an NVIDIA GPU; here there is no driver" in err) == (3, True)
+        monkeypatch.setattr(runnable, "gpus", lambda: Gpus((Gpu("L4", 89, 1),), "13.0", None))
+        code, _, err = run(capsys, *asked)
         assert code == 2
         assert "holds no tensorrt engine. Build one: python -m export build" in err
+
+    def test_an_engine_runs_on_its_own_builder_only(self, folder: Path, capsys) -> None:
         code, _, err = run(capsys, folder / "model.89.engine", "--random", "--provider", "cpu")
         assert code == 2
         assert "is a tensorrt-rtx engine; run it with --provider tensorrt-rtx" in err
