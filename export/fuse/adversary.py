@@ -1,7 +1,7 @@
 """Draws inputs that tell two attention spellings apart: odd sizes, hidden rows, padding on both sides, large logits."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,15 @@ from export.fuse.graph import dims
 
 _SIZES = ((2, 5, 7, 3, 11, 13), (1, 1, 1, 1, 1, 1), (3, 16, 9, 4, 6, 10))
 """Sizes the symbols take, in the order they are met: batch, then lengths."""
+
+
+def alternatives(sizes: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """Yields sizes to try where a graph ties its symbols in ways their names do not say (equal, or n and 2n - 1)."""
+    yield sizes
+    batch, length = sizes[0], sizes[1]
+    for others in ((length,), (2 * length - 1, length), (length, 2 * length - 1), (batch, length), (length, batch)):
+        yield (batch, length, *(others * len(sizes))[: len(sizes) - 2])
+        yield (length, batch, *(others * len(sizes))[: len(sizes) - 2])
 
 
 @dataclass(frozen=True)
@@ -47,13 +56,21 @@ def _parse(expression: str) -> sympy.Expr:
     return found if isinstance(found, sympy.Expr) else sympy.Symbol(expression)
 
 
+def symbols(value: ir.Value) -> set[str] | None:
+    """Returns the symbols in a value's shape, or None where its shape is not known."""
+    found = dims(value)
+    if found is None:
+        return None
+    return {str(s) for dim in found if isinstance(dim, str) for s in _parse(dim).free_symbols}
+
+
 def bind(values: Mapping[str, ir.Value], sizes: tuple[int, ...]) -> dict[str, int]:
     """Returns a size for every symbol in the values' shapes.
 
     Raises:
         ValueError: A shape is not known.
     """
-    symbols: dict[str, None] = {}
+    met: dict[str, None] = {}
     for name, value in values.items():
         found = dims(value)
         if found is None:
@@ -61,8 +78,8 @@ def bind(values: Mapping[str, ir.Value], sizes: tuple[int, ...]) -> dict[str, in
         for dim in found:
             if isinstance(dim, str):
                 for symbol in sorted(str(s) for s in _parse(dim).free_symbols):
-                    symbols.setdefault(symbol)
-    return {symbol: sizes[at % len(sizes)] for at, symbol in enumerate(symbols)}
+                    met.setdefault(symbol)
+    return {symbol: sizes[at % len(sizes)] for at, symbol in enumerate(met)}
 
 
 def size(value: ir.Value, bound: Mapping[str, int]) -> tuple[int, ...]:
@@ -98,9 +115,11 @@ def draw(value: ir.Value, shape: tuple[int, ...], trial: Trial, masks: bool, rng
 def _pattern(shape: tuple[int, ...], pattern: str, rng: np.random.Generator) -> np.ndarray:
     """True = attend. The last axis is the keys where there is one."""
     keep = np.ones(shape, dtype=bool)
-    keys = shape[-1] if shape else 1
+    if not shape:
+        return keep
+    keys = shape[-1]
     if pattern == "random" or pattern == "row":
-        keep = rng.random(shape) > 0.3
+        keep = np.asarray(rng.random(shape) > 0.3)
         if keys:
             keep[..., rng.integers(keys)] = True
     if pattern == "row" and keep.ndim >= 2:

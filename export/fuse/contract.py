@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from export.fuse.graph import Dim, Refusal, dims, label, made_by, rank
+from export.fuse.graph import Dim, Refusal, dim, dims, label, made_by, rank
 from export.fuse.scores import Operand, Scores, Stage
 from export.fuse.weights import Weights
 
@@ -58,23 +58,32 @@ def agree(block: Block) -> Agreement:
     _check_axis(block.softmax)
     query, key_t = operand_dims(block.scores.query), operand_dims(block.scores.key_t)
     value = operand_dims(Operand(block.weights.value))
-    scores = dims(block.softmax.outputs[0])
-    weights = dims(block.weights.product.inputs[0])
-    base = dims(block.scores.nodes[0].outputs[0])
-    if scores is None or weights is None or base is None:
-        raise Refusal("K201", f"The shape of the scores at {label(block.softmax)} is not known.")
+    frame = block.scores.frame
+    weights = _weights_frame(block)
     if weights[-2] != query[-2]:
         raise Refusal("K202", f"The weights reach V as {list(weights)} but Q gives {query[-2]} query rows.")
-    lead = _lead(scores if scores[-2] == query[-2] else weights)
+    product = dims(block.scores.nodes[0].outputs[0]) or ()
+    if query[:-2] != product[:-2]:
+        raise Refusal("K207", f"Q is broadcast over K's {list(key_t[:-2])} in {label(block.scores.nodes[0])}.")
+    lead = _lead(frame if frame[-2] == query[-2] else weights)
     kv_heads = _kv_heads(block, query, key_t, value, weights, lead)
-    _check_frame(query[:-2], base[:-2], block)
     dtype, softmax_dtype = _types(block)
     for stage in block.scores.stages:
         _check_stage(stage, block)
-    if block.weights.wanted is not None and not len(scores) == len(weights) == 4:
-        raise Refusal("K204", f"The weights of {label(block.softmax)} are wanted as {list(scores)}, not [B, H, S, T].")
+    if block.weights.wanted is not None and not len(frame) == len(weights) == 4:
+        raise Refusal("K204", f"The weights of {label(block.softmax)} are wanted as {list(frame)}, not [B, H, S, T].")
     _check_alone(block)
     return Agreement(lead, kv_heads, query[-1], dtype, softmax_dtype)
+
+
+def _weights_frame(block: Block) -> tuple[Dim, ...]:
+    """The weights' dimensions at the product with V: the scores' own unless they were reshaped in between."""
+    if not any(node.op_type == "Reshape" for node in block.weights.nodes):
+        return block.scores.frame
+    found = dims(block.weights.product.inputs[0])
+    if found is None:
+        raise Refusal("K201", f"The shape of the weights at {label(block.weights.product)} is not known.")
+    return found
 
 
 def _check_axis(softmax: ir.Node) -> None:
@@ -95,11 +104,6 @@ def _lead(frame: tuple[Dim, ...]) -> tuple[Dim, Dim]:
     else:
         raise Refusal("K206", f"Scores of shape {list(frame)} have more axes than batch, heads, queries and keys.")
     return lead
-
-
-def _check_frame(query: tuple[Dim, ...], base: tuple[Dim, ...], block: Block) -> None:
-    if query != base:
-        raise Refusal("K207", f"Q is broadcast from {list(query)} to {list(base)} in {label(block.scores.nodes[0])}.")
 
 
 def _kv_heads(
@@ -124,15 +128,18 @@ def _kv_heads(
 
 
 def _types(block: Block) -> tuple[ir.DataType, ir.DataType | None]:
+    """The op computes in the narrowest of Q's and V's types; the other must be a widened copy of that type."""
     query, key, value = block.scores.query.value.dtype, block.scores.key_t.value.dtype, block.weights.value.dtype
     softmax = block.softmax.inputs[0].dtype if block.softmax.inputs[0] is not None else None
     if query is None or value is None or key != query:
         raise Refusal("K205", f"Q, K and V at {label(block.softmax)} have types {query}, {key} and {value}.")
-    if query != value:
-        if _uncast(block.scores.query.value, value) is None or _uncast(block.scores.key_t.value, value) is None:
-            raise Refusal("K205", f"Q and K are {query.name} but V is {value.name} at {label(block.softmax)}.")
-        return value, query
-    return query, softmax if softmax is not None and softmax != query else None
+    if query == value:
+        return query, softmax if softmax is not None and softmax != query else None
+    for narrow, wide in ((query, value), (value, query)):
+        operands = [block.scores.query.value, block.scores.key_t.value, block.weights.value]
+        if all(v.dtype == narrow or _uncast(v, narrow) is not None for v in operands):
+            return narrow, wide
+    raise Refusal("K205", f"Q and K are {query.name} but V is {value.name} at {label(block.softmax)}.")
 
 
 def _uncast(value: ir.Value, dtype: ir.DataType) -> ir.Value | None:
@@ -148,13 +155,19 @@ def uncast(value: ir.Value, dtype: ir.DataType) -> ir.Value:
 
 
 def _check_stage(stage: Stage, block: Block) -> None:
+    """A mask may have fewer axes than the scores, or 1 where they have more, but must not widen them."""
     if stage.value is None:
         return
-    found, frame = rank(stage.reshaped or stage.value), rank(block.softmax.outputs[0])
+    tensor, frame = stage.reshaped or stage.value, block.scores.frame
+    found = rank(tensor)
     if found is None:
         raise Refusal("K201", f"The shape of the mask '{stage.value.name}' is not known.")
-    if frame is not None and found > frame:
+    if found > len(frame):
         raise Refusal("K208", f"The mask '{stage.value.name}' has {found} axes, more than the scores.")
+    for at in range(1, found + 1):
+        have, room = dim(tensor, -at), frame[-at]
+        if have != room and room == 1:
+            raise Refusal("K209", f"The mask '{stage.value.name}' widens the scores from 1 to {have}.")
 
 
 def _check_alone(block: Block) -> None:

@@ -48,7 +48,9 @@ def emit(block: Block, agreed: Agreement, masked_rows: str) -> Emitted:
     query = _place(build, q_operand, agreed.dtype, agreed.lead)
     key = _place(build, k_operand, agreed.dtype, (agreed.lead[0], agreed.kv_heads))
     value = _place(build, Operand(block.weights.value), agreed.dtype, (agreed.lead[0], agreed.kv_heads))
-    mask = write_mask(build, block, agreed, masked_rows)
+    mask = write_mask(build, block, agreed, key, masked_rows)
+    if mask.open_rows is not None:
+        query = build("Mul", query, mask.open_rows, dtype=agreed.dtype, shape=query.shape)
     scale = block.scores.scale * q_factor * k_factor
     attributes: dict[str, Attribute] = {"scale": float(scale)}
     if block.scores.softcap is not None:
@@ -66,7 +68,10 @@ def emit(block: Block, agreed: Agreement, masked_rows: str) -> Emitted:
         shapes=(None,) if wanted is None else (None, None, None, wanted.shape),
         name=_free_name(block),
     )
-    _replace(product.outputs[0], _leave(build, node.outputs[0], product.outputs[0]))
+    output, old = node.outputs[0], product.outputs[0]
+    if old.dtype is not None and old.dtype != agreed.dtype:
+        output = build("Cast", output, dtype=old.dtype, to=int(old.dtype))
+    _replace(old, _leave(build, output, old))
     if wanted is not None:
         weights = node.outputs[3]
         if wanted.dtype is not None and wanted.dtype != agreed.dtype:

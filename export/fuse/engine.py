@@ -9,11 +9,11 @@ import onnx_ir.passes.common as common
 from export.fuse import shapes
 from export.fuse.contract import Block, agree
 from export.fuse.emit import Emitted, emit
-from export.fuse.fold import fold
 from export.fuse.graph import Refusal, array, dim, graphs, made_by, source_line
-from export.fuse.noops import drop_noops, join_transposes
+from export.fuse.laws import apply_laws, fold_all
 from export.fuse.opset import raise_opset
 from export.fuse.reader import read_scores
+from export.fuse.rotary import fuse_rotations
 from export.fuse.rows import Attention, Summary, Verification, summarise
 from export.fuse.tidy import tidy
 from export.fuse.weights import follow
@@ -52,10 +52,11 @@ class FuseResult:
 
 @dataclass
 class _Draft:
-    """One attempt: the model as it was before emitting, as it is now, and what happened to each Softmax by name."""
+    """One attempt: the model, what was written for which Softmax, the rotary embeddings, and what stayed."""
 
     model: ir.Model
     emitted: list[tuple[ir.Node, Emitted]] = field(default_factory=list)
+    rotated: list[ir.Node] = field(default_factory=list)
     kept: list[Attention] = field(default_factory=list)
 
 
@@ -69,19 +70,21 @@ def fuse(model: ir.Model, options: Options = Options()) -> FuseResult:
     base = model.clone()
     common.InlinePass()(base)
     shapes.infer(base)
+    fold_all(base)  # constants are computed once, in their own precision, for both sides of the verification
     refused: dict[str, Refusal] = {}
     while True:
         draft = _attempt(base, options, refused)
-        if not draft.emitted:
+        if not draft.emitted and not draft.rotated:
             return FuseResult(model.clone(), (*_already(model), *draft.kept))
         verified: dict[str, Verification] = {}
         if options.verify:
             from export.fuse.verify import verify
 
-            failures, verified = verify(base, draft.model, [e.node for _, e in draft.emitted], options.masked_rows)
+            written = [*(e.node for _, e in draft.emitted), *draft.rotated]
+            failures, verified = verify(base, draft.model, written, options.masked_rows)
             if failures:
                 names = {e.node.name: softmax.name for softmax, e in draft.emitted}
-                refused |= {str(names[node]): refusal for node, refusal in failures.items()}
+                refused |= {str(names.get(node, node)): refusal for node, refusal in failures.items()}
                 continue
         return FuseResult(draft.model, _rows(draft, verified))
 
@@ -93,9 +96,9 @@ def _attempt(base: ir.Model, options: Options, refused: dict[str, Refusal]) -> _
         raise_opset(draft.model)
     except Refusal as refusal:
         forbidden = refusal
-    for graph in graphs(draft.model):
-        if fold(graph) + drop_noops(graph) + join_transposes(graph):
-            shapes.infer(draft.model)
+    apply_laws(draft.model)
+    if forbidden is None:
+        draft.rotated = [r.node for graph in graphs(draft.model) for r in fuse_rotations(graph, set(refused))]
     for graph in graphs(draft.model):
         for node in list(graph):
             if node.op_type == "Softmax" and node.domain == "":
@@ -107,7 +110,7 @@ def _attempt(base: ir.Model, options: Options, refused: dict[str, Refusal]) -> _
                     draft.emitted.append((node, _fuse_one(node, options)))
                 except Refusal as refusal:
                     draft.kept.append(_kept(node, refusal))
-    if draft.emitted:
+    if draft.emitted or draft.rotated:
         tidy(draft.model)
     return draft
 

@@ -135,6 +135,17 @@ def dim(value: ir.Value | None, axis: int) -> Dim | None:
     return int(found.value) if found.value.lstrip("-").isdigit() else found.value
 
 
+def broadcast(one: tuple[Dim, ...], two: tuple[Dim, ...]) -> tuple[Dim, ...] | None:
+    """Returns the shape two shapes broadcast to, or None where two dimensions may differ."""
+    length = max(len(one), len(two))
+    result: list[Dim] = []
+    for a, b in zip((1,) * (length - len(one)) + one, (1,) * (length - len(two)) + two, strict=True):
+        if a != b and 1 not in (a, b):
+            return None
+        result.append(b if a == 1 else a)
+    return tuple(result)
+
+
 def permutation(node: ir.Node) -> tuple[int, ...] | None:
     """Returns the axes order of a Transpose, explicit even where the attribute is left out."""
     attribute = node.attributes.get("perm")

@@ -12,29 +12,39 @@ import onnx_ir as ir
 
 from export.fuse.build import Builder
 from export.fuse.contract import Agreement, Block
-from export.fuse.graph import Refusal, label, made_by, rank, same
+from export.fuse.graph import Dim, Refusal, broadcast, dim, dims, label, made_by, rank, same
 from export.fuse.scores import Stage
 
 _DEEP = -1e30
-"""Fills below this are written as this: it absorbs every score, and leaves room to add another mask without -inf."""
+"""A fill that absorbs every score in float32 and bfloat16, and leaves room to add another mask without -inf."""
 
 
 @dataclass(frozen=True)
 class Mask:
-    """The mask input: its value (None where there is none), its kind, and what happens to rows without keys."""
+    """The mask input.
+
+    Attributes:
+        value: The tensor, broadcastable to [B, H, S, T], or None where there is no mask.
+        kind: "none", "bool", "float" or "bool+float".
+        masked_rows: What a row without any key gives now and, where it differs, gave before.
+        open_rows: [B|1, H|1, S|1, 1], 1 where a query row sees a key and 0 where it sees none: Q is to be multiplied by
+            it, so that a row without keys has equal scores and keeps its meaning, the mean of V. None where not needed.
+    """
 
     value: ir.Value | None
     kind: str
     masked_rows: str
+    open_rows: ir.Value | None = None
 
 
-def write_mask(build: Builder, block: Block, agreed: Agreement, masked_rows: str) -> Mask:
+def write_mask(build: Builder, block: Block, agreed: Agreement, key: ir.Value, masked_rows: str) -> Mask:
     """Writes the nodes of the mask and returns it.
 
     Args:
         build: Where to insert.
         block: The block as read.
         agreed: Its unified types.
+        key: K as it enters the op, [B, Hkv, T, D].
         masked_rows: "keep" or "zero".
 
     Raises:
@@ -48,14 +58,40 @@ def write_mask(build: Builder, block: Block, agreed: Agreement, masked_rows: str
     masking = [s for s in stages if s.kind != "scale"]
     if not masking:
         return Mask(None, "none", meaning)
+    conditions = [_keep(build, block, s) for s in masking if s.kind == "fill"]
     if all(s.kind == "fill" and s.fill == -np.inf for s in masking):
-        keep = None
-        for stage in masking:
-            condition = _keep(build, block, stage)
-            keep = condition if keep is None else build("And", keep, condition, dtype=ir.DataType.BOOL)
-        return Mask(keep, "bool", meaning)
-    kind = "float" if not fills else "bool+float" if any(s.kind in ("add", "subtract") for s in stages) else "bool"
-    return Mask(_replay(build, block, stages, agreed.dtype), kind, meaning)
+        return Mask(_over_keys(build, _all(build, conditions), block, key), "bool", meaning)
+    kind = "float" if not fills else "bool+float" if len(conditions) < len(masking) else "bool"
+    absorbs = _absorbs(stages, agreed.dtype)
+    value = _replay(build, block, stages, conditions, agreed.dtype, _DEEP if absorbs else None)
+    finite = any(s.kind == "fill" and s.fill > -np.inf for s in stages)
+    open_rows = None
+    if finite and not absorbs:
+        seen = build("Cast", _all(build, conditions), dtype=agreed.dtype, to=int(agreed.dtype))
+        open_rows = build("ReduceMax", seen, build.axes(-1), dtype=agreed.dtype, keepdims=1)
+    return Mask(_over_keys(build, value, block, key), kind, meaning, open_rows)
+
+
+def _absorbs(stages: tuple[Stage, ...], dtype: ir.DataType) -> bool:
+    """Says whether a deeper fill means the same: the type holds it, and nothing is added to a filled row later."""
+    first = next((at for at, s in enumerate(stages) if s.kind == "fill"), len(stages))
+    return dtype != ir.DataType.FLOAT16 and all(s.kind not in ("add", "subtract") for s in stages[first:])
+
+
+def _all(build: Builder, conditions: list[ir.Value]) -> ir.Value:
+    total = conditions[0]
+    for condition in conditions[1:]:
+        total = build("And", total, condition, dtype=ir.DataType.BOOL)
+    return total
+
+
+def _over_keys(build: Builder, mask: ir.Value, block: Block, key: ir.Value) -> ir.Value:
+    """Writes the keys' axis out where it is not provably as long as K: Attention reads a short mask as hidden keys."""
+    if dim(mask, -1) is not None and dim(mask, -1) == block.scores.frame[-1]:
+        return mask
+    keys = build("Shape", key, dtype=ir.DataType.INT64, shape=ir.Shape([1]), start=2, end=3)
+    target = build("Concat", build.axes(1, 1, 1), keys, dtype=ir.DataType.INT64, shape=ir.Shape([4]), axis=0)
+    return build("Expand", mask, target, dtype=mask.dtype)
 
 
 def _hide_zeroed(block: Block) -> tuple[Stage, ...]:
@@ -118,35 +154,59 @@ def _reshaped(build: Builder, stage: Stage) -> ir.Value:
 
 def _four_axes(build: Builder, block: Block, value: ir.Value) -> ir.Value:
     """Gives a mask the axes [B, H, S, T]: scores of three axes [B, S, T] have one head."""
-    length, frame = rank(value), rank(block.softmax.outputs[0])
+    length = rank(value)
     if length is None or length == 4:
         return value
-    axes = (1,) if length == 3 and frame == 3 else tuple(range(4 - length))
-    return build("Unsqueeze", value, build.axes(*axes), dtype=value.dtype)
+    axes = (1,) if length == 3 and len(block.scores.frame) == 3 else tuple(range(4 - length))
+    shape = list(dims(value) or ())
+    for axis in axes:
+        shape.insert(axis, 1)
+    placed = ir.Shape(shape) if len(shape) == 4 else None
+    return build("Unsqueeze", value, build.axes(*axes), dtype=value.dtype, shape=placed)
 
 
-def _replay(build: Builder, block: Block, stages: tuple[Stage, ...], dtype: ir.DataType) -> ir.Value:
-    lowest = max(_DEEP, float(dtype.min)) if dtype.is_floating_point() else _DEEP
+def _replay(
+    build: Builder,
+    block: Block,
+    stages: tuple[Stage, ...],
+    conditions: list[ir.Value],
+    dtype: ir.DataType,
+    deep: float | None,
+) -> ir.Value:
+    """Returns the stages applied to zero; finite fills become `deep` where that is given."""
+    waiting = iter(conditions)
     total: ir.Value | None = None
+    shape: tuple[Dim, ...] | None = ()
     for stage in stages:
         if stage.kind == "scale":
             if total is not None:
-                total = build("Mul", total, build.number(stage.fill, dtype), dtype=dtype)
-            continue
-        if stage.kind == "fill":
-            fill = stage.fill if stage.fill == -np.inf else max(stage.fill, lowest)
-            keep = _keep(build, block, stage)
+                total = build("Mul", total, build.number(stage.fill, dtype), dtype=dtype, shape=_shape(shape))
+        elif stage.kind == "fill":
+            keep = next(waiting)
+            shape = _joint(shape, dims(keep))
+            fill = stage.fill if stage.fill == -np.inf else max(stage.fill, float(dtype.min)) if deep is None else deep
             kept = total if total is not None else build.number(0.0, dtype)
-            total = build("Where", keep, kept, build.number(fill, dtype), dtype=dtype)
-            continue
-        term = _reshaped(build, stage)
-        if term.dtype != dtype:
-            term = build("Cast", term, dtype=dtype, shape=term.shape, to=int(dtype))
-        term = _four_axes(build, block, term)
-        if total is None:
-            total = term if stage.kind == "add" else build("Neg", term, dtype=dtype)
+            total = build("Where", keep, kept, build.number(fill, dtype), dtype=dtype, shape=_shape(shape))
         else:
-            total = build("Add" if stage.kind == "add" else "Sub", total, term, dtype=dtype)
+            term = _reshaped(build, stage)
+            if term.dtype != dtype:
+                term = build("Cast", term, dtype=dtype, shape=term.shape, to=int(dtype))
+            term = _four_axes(build, block, term)
+            shape = _joint(shape, dims(term))
+            if total is None:
+                total = term if stage.kind == "add" else build("Neg", term, dtype=dtype, shape=_shape(shape))
+            else:
+                op = "Add" if stage.kind == "add" else "Sub"
+                total = build(op, total, term, dtype=dtype, shape=_shape(shape))
     if total is None:
         raise TypeError("a block without masking stages has no mask to replay")
     return total
+
+
+def _shape(shape: tuple[Dim, ...] | None) -> ir.Shape | None:
+    return None if shape is None else ir.Shape(shape)
+
+
+def _joint(one: tuple[Dim, ...] | None, two: tuple[Dim, ...] | None) -> tuple[Dim, ...] | None:
+    """Returns the broadcast shape of two, or None where it is not certain."""
+    return None if one is None or two is None else broadcast(one, two)

@@ -7,6 +7,7 @@ spelling is a new case (or a law that rewrites it into one of these), never a pa
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from math import inf
 
 import onnx_ir as ir
 
@@ -110,7 +111,10 @@ def _product(node: ir.Node, walk: Walk) -> Scores:
     for side in (query, key_t):
         if side.const_value is not None and (rank(side) or 0) <= 2:
             raise Refusal("K104", f"{label(node)} multiplies by the weight '{side.name}': a linear layer, not QK^T.")
-    return Scores(Operand(query), Operand(key_t))
+    frame = dims(node.outputs[0])
+    if frame is None or len(frame) < 2:
+        raise Refusal("K201", f"The shape of {label(node)} is not known, so its heads cannot be told.")
+    return Scores(Operand(query), Operand(key_t), frame=frame)
 
 
 @_case("Mul", "Div")
@@ -171,7 +175,19 @@ def _negated(node: ir.Node, walk: Walk) -> Scores:
 @_case("Add")
 def _sum(node: ir.Node, walk: Walk) -> Scores:
     scores, term, _ = _either_side(node, walk)
-    return scores.then(Stage("add", term))
+    return scores.then(_hiding(term) or Stage("add", term))
+
+
+def _hiding(term: ir.Value) -> Stage | None:
+    """Adding where(c, 0, -inf) is filling with -inf where c does not hold."""
+    node = made_by(term, "Where")
+    if node is None:
+        return None
+    condition, chosen, otherwise = inputs_of(node, 3)
+    fills = uniform(chosen), uniform(otherwise)
+    if fills in ((0.0, -inf), (-inf, 0.0)):
+        return Stage("fill", condition, keep_when=fills[0] == 0.0, fill=-inf)
+    return None
 
 
 @_case("Sub")
@@ -217,7 +233,8 @@ def _transposed(node: ir.Node, walk: Walk) -> Scores:
         )
     if scores.stages or scores.query.factor is not None:
         raise Refusal("K113", f"{label(node)} exchanges queries and keys after a mask was applied.")
-    return replace(scores, query=scores.key_t.swap(), key_t=scores.query.swap())
+    frame = (*scores.frame[:-2], scores.frame[-1], scores.frame[-2])
+    return replace(scores, query=scores.key_t.swap(), key_t=scores.query.swap(), frame=frame)
 
 
 @_case("Reshape", "Unsqueeze", "Squeeze")
@@ -225,11 +242,12 @@ def _reshaped(node: ir.Node, walk: Walk) -> Scores:
     """Merging or splitting the axes before the keys leaves each row of scores as it is; a mask is reshaped along."""
     value = inputs_of(node, 1)[0]
     scores = read_scores(value, walk)
-    before, after = dims(value), dims(node.outputs[0])
-    if before is None or after is None:
+    before, after = scores.frame, dims(node.outputs[0])
+    if after is None:
         raise Refusal("K114", f"{label(node)} reshapes the scores and its shape is not known.")
     if before[-1] != after[-1]:
         raise Refusal("K115", f"{label(node)} reshapes the scores across keys: {list(before)} to {list(after)}.")
+    scores = replace(scores, frame=after)
     if before == after or not (scores.stages or scores.query.factor is not None):
         return scores
     if scores.query.factor is not None or node.op_type != "Reshape":

@@ -42,10 +42,14 @@ def by_name(model: ir.Model) -> dict[str, ir.Value]:
     return found
 
 
-def cut(outputs: Iterable[ir.Value], stop: Callable[[ir.Value], bool]) -> Cut:
+def cut(
+    outputs: Iterable[ir.Value],
+    stop: Callable[[ir.Value], bool],
+    sized: Callable[[ir.Value], bool] = lambda _: True,
+) -> Cut:
     """Walks back from `outputs` to values where `stop` says so, to inputs and to constants.
 
-    The input of a Shape is not walked through: only its dimensions matter.
+    The input of a Shape is not walked through where its size can be chosen (`sized`): only its dimensions matter.
     """
     found = Cut()
     seen: set[ir.Value] = set()
@@ -59,14 +63,14 @@ def cut(outputs: Iterable[ir.Value], stop: Callable[[ir.Value], bool]) -> Cut:
         name = str(value.name)
         if value.const_value is not None and node is None and not value.is_graph_input():
             found.constants[name] = value
-        elif node is None or stop(value):
+        elif node is None or (node.op_type != "Constant" and stop(value)):
             found.leaves[name] = value
         else:
             if node not in found.nodes:
                 found.nodes.append(node)
             reads_shape = made_by(value, "Shape", "Size") is not None
             for source in _reads(node):
-                if reads_shape:
+                if reads_shape and sized(source):
                     found.shaped[str(source.name)] = source
                 else:
                     waiting.append(source)

@@ -5,6 +5,8 @@ from typing import Literal
 
 import onnx_ir as ir
 
+from export.fuse.graph import Dim
+
 
 @dataclass(frozen=True)
 class Operand:
@@ -59,6 +61,7 @@ class Scores:
         stages: What is added or filled afterwards, innermost first.
         nodes: The nodes from the base MatMul up to the value read.
         casts: The element types the scores were cast to on the way.
+        frame: The dimensions of the product, followed through reshapes; a mask may not widen them.
     """
 
     query: Operand
@@ -68,6 +71,7 @@ class Scores:
     stages: tuple[Stage, ...] = ()
     nodes: tuple[ir.Node, ...] = ()
     casts: tuple[ir.DataType, ...] = ()
+    frame: tuple[Dim, ...] = ()
 
     def through(self, node: ir.Node) -> "Scores":
         """Returns the same scores, one node further."""

@@ -2,6 +2,8 @@
 
 import logging
 import warnings
+from functools import cache
+from typing import Any
 
 import onnx_ir as ir
 
@@ -17,6 +19,7 @@ def infer(model: ir.Model) -> None:
     """
     from onnx_shape_inference import infer_symbolic_shapes
 
+    _teach()
     library = logging.getLogger("onnx_shape_inference")
     level = library.level
     library.setLevel(logging.ERROR)
@@ -32,6 +35,23 @@ def infer(model: ir.Model) -> None:
         for node in graph:
             for value in node.outputs:
                 _normalise(value)
+
+
+@cache
+def _teach() -> None:
+    """Adds what the library does not know: a ConstantOfShape whose shape is computed (a causal mask's `ones(n, n)`)."""
+    from onnx_shape_inference import registry
+
+    def infer_constant_of_shape(context: Any, node: ir.Node) -> None:
+        shape, value = node.inputs[0], node.attributes.get("value")
+        known = context.get_symbolic_value(shape) if shape is not None else None
+        dtype = value.as_tensor().dtype if value is not None else ir.DataType.FLOAT
+        constant = ir.convenience.get_const_tensor(shape) if shape is not None else None
+        if constant is not None:
+            known = [int(x) for x in constant.numpy().reshape(-1)]
+        context.set_shape_and_dtype(node.outputs[0], None if known is None else ir.Shape(list(known)), dtype)
+
+    registry.register("", "ConstantOfShape", since_version=10)(infer_constant_of_shape)
 
 
 def _normalise(value: ir.Value) -> None:

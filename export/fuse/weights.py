@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 
 from export.fuse.graph import Refusal, dims, label, made_by, uniform
-from export.fuse.noops import inactive_dropout
+from export.fuse.laws.noops import inactive_dropout
 
 
 @dataclass(frozen=True)

@@ -67,3 +67,22 @@ def join_transposes(graph: ir.Graph) -> int:
         node.attributes["perm"] = ir.AttrInt64s("perm", [first[axis] for axis in second])
         joined += 1
     return joined
+
+
+def join_reshapes(graph: ir.Graph) -> int:
+    """Lets a Reshape that provably restores the shape before the last one be bypassed; returns how many."""
+    joined = 0
+    for node in graph:
+        if node.domain not in ("", "ai.onnx") or node.op_type not in ("Reshape", "Unsqueeze", "Squeeze"):
+            continue
+        inner = made_by(node.inputs[0], "Reshape", "Unsqueeze", "Squeeze")
+        if inner is not None and (inner.op_type, node.op_type) == ("Squeeze", "Unsqueeze"):
+            continue  # one of a pair of channels taken out and put back: RoPE is read from this
+        source, result = inner.inputs[0] if inner is not None else None, node.outputs[0]
+        shape = dims(source)
+        if source is None or shape is None or shape != dims(result) or result.is_graph_output():
+            continue
+        result.replace_all_uses_with(source)
+        graph.remove(node, safe=True)
+        joined += 1
+    return joined

@@ -1,0 +1,202 @@
+"""Compares one region of two graphs on ONNX Runtime CPU: cut at tensors both have, run on adversarial inputs."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from export.fuse import adversary
+from export.fuse.graph import Refusal
+from export.fuse.region import Cut, cut, to_model
+from export.fuse.rows import Verification
+
+_TINY = 1e-30
+
+Arrays = Mapping[str, np.ndarray]
+Bound = Callable[[Arrays], Sequence[np.ndarray]]
+Run = Callable[[Arrays], dict[str, np.ndarray]]
+
+
+class Comparison:
+    """The two regions that end in one node's outputs, and the trials run on them.
+
+    Args:
+        old: Every value of the graph before, by name.
+        node: The node that fusing wrote; its inputs are what `bound` reads.
+        outputs: The tensors at or after the node that the graph had before.
+        opsets: The default opset before and after.
+        masks: An input of the node that is a mask: tensors that only it depends on are drawn as masks.
+        masked_rows: The policy for rows without keys that was asked for.
+    """
+
+    def __init__(
+        self,
+        old: Mapping[str, ir.Value],
+        node: ir.Node,
+        outputs: Sequence[ir.Value | None],
+        opsets: tuple[int, int],
+        *,
+        masks: ir.Value | None = None,
+        masked_rows: str = "keep",
+    ) -> None:
+        self.name = str(node.name)
+        self.masked_rows = masked_rows
+        self.outputs = [o for o in outputs if o is not None]
+        if not self.outputs or len(self.outputs) != len(outputs):
+            raise Refusal("V901", f"'{self.name}' has an output that the graph had no name for; it cannot be checked.")
+        olds = [old[str(o.name)] for o in self.outputs]
+        new_cut, old_cut = _common_cut(self.outputs, olds, old)
+        self.nodes = frozenset(new_cut.nodes)
+        self.leaves = {**old_cut.shaped, **new_cut.shaped, **old_cut.leaves, **new_cut.leaves}
+        inputs = [v for v in node.inputs if v is not None]
+        inside = [v for v in inputs if str(v.name) not in new_cut.leaves]
+        data = cut([v for v in inputs if v is not masks], lambda v: str(v.name) in new_cut.leaves)
+        self.mask_only = set() if masks is None else set(new_cut.leaves) - set(data.leaves)
+        before, after = opsets
+        self.new_model = to_model(new_cut, [*self.outputs, *dict.fromkeys(inside)], after)
+        self.old_model = to_model(old_cut, olds, before)
+
+    def run(self, bound: Bound) -> Verification:
+        """Runs all trials within `bound`; raises the refusal of the first that differs."""
+        old_run, new_run = _session(self.old_model), _session(_runnable(self.new_model))
+        worst, cases, told = (0.0, 0.0), 0, False
+        for at, trial in enumerate(adversary.TRIALS):
+            accepted = self._accepted(trial, at, old_run)
+            if accepted is None:
+                continue
+            feeds, expected = accepted
+            try:
+                found = new_run(feeds)
+            except RuntimeError as error:
+                raise Refusal("V902", f"'{self.name}' does not run ({trial.name}): {error}") from error
+            for output, budget in zip(self.outputs, bound({**feeds, **found}), strict=True):
+                name = str(output.name)
+                worst = max(worst, self._worst(trial, expected[name], found[name], budget))
+            cases += 1
+            told = told or set(trial.sizes) != {1}
+        if not told:
+            raise Refusal("V903", f"The block of '{self.name}' ran at none of the sizes tried; it was not checked.")
+        return Verification(max_error=worst[0], budget=worst[1], cases=cases)
+
+    def _accepted(
+        self, trial: adversary.Trial, seed: int, old_run: Run
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]] | None:
+        """Draws inputs of sizes that the original graph accepts, and runs it on them."""
+        for sizes in adversary.alternatives(trial.sizes):
+            feeds = self._feeds(trial, sizes, np.random.default_rng(seed))
+            try:
+                return feeds, old_run(feeds)
+            except RuntimeError:
+                continue
+        return None
+
+    def _feeds(self, trial: adversary.Trial, sizes: tuple[int, ...], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        try:
+            bound = adversary.bind(self.leaves, sizes)
+            return {
+                name: adversary.draw(value, adversary.size(value, bound), trial, name in self.mask_only, rng)
+                for name, value in self.leaves.items()
+            }
+        except ValueError as error:
+            raise Refusal("V904", f"'{self.name}' cannot be checked: {error}.") from error
+
+    def _worst(
+        self, trial: adversary.Trial, want: np.ndarray, have: np.ndarray, budget: np.ndarray
+    ) -> tuple[float, float]:
+        """Returns (error, its budget) at the largest error."""
+        if want.shape != have.shape:
+            raise Refusal("V905", f"'{self.name}' has shape {have.shape}, before {want.shape} ({trial.name}).")
+        if have.size == 0:
+            return (0.0, 0.0)
+        limit = budget.reshape(have.shape) if budget.size == have.size else np.broadcast_to(budget, have.shape)
+        silent = np.isnan(want) & (have == 0.0)  # no key: NaN when written by hand, 0 from Attention
+        if self.masked_rows == "zero" and trial.pattern == "row":
+            silent |= np.broadcast_to((have == 0.0).all(axis=-1, keepdims=True), have.shape)
+        error = np.where(silent, 0.0, np.abs(want.astype(np.float64) - have))
+        if not np.isfinite(error).all():
+            raise Refusal("V906", f"'{self.name}' and what it replaced differ in where they are finite ({trial.name}).")
+        ratio = error / (limit + _TINY)
+        at = np.unravel_index(int(np.argmax(ratio)), ratio.shape)
+        if ratio[at] > 1.0:
+            raise Refusal(
+                "V907",
+                f"'{self.name}' differs from what it replaced by {error[at]:.3g} at {[int(i) for i in at]}, "
+                f"its budget is {limit[at]:.3g} ({trial.name}).",
+            )
+        return float(error[at]), float(limit[at])
+
+
+def visible(output: ir.Value, old: Mapping[str, ir.Value]) -> ir.Value | None:
+    """Returns the first tensor at or after the op's output that the graph had before."""
+    current = output
+    for _ in range(4):
+        if str(current.name) in old:
+            return current
+        users = [u for u, _ in current.uses() if u.op_type in ("Reshape", "Squeeze", "Transpose", "Cast")]
+        if len(users) != 1:
+            return None
+        current = users[0].outputs[0]
+    return None
+
+
+def _common_cut(new: Sequence[ir.Value], olds: Sequence[ir.Value], old: Mapping[str, ir.Value]) -> tuple[Cut, Cut]:
+    """Cuts both graphs at the same tensors, moving the cut back until the old region needs nothing else."""
+    targets = {str(v.name) for v in new}
+    free = {s for v in old.values() if v.is_graph_input() for s in adversary.symbols(v) or ()}
+    opened: set[str] = set()
+
+    def sized(value: ir.Value) -> bool:
+        found = adversary.symbols(value)
+        return found is not None and found <= free
+
+    while True:
+
+        def stop(value: ir.Value, opened: frozenset[str] = frozenset(opened)) -> bool:
+            name = str(value.name)
+            is_data = value.dtype is not None and (value.dtype.is_floating_point() or value.dtype == ir.DataType.BOOL)
+            return is_data and name in old and name not in opened and name not in targets and sized(old[name])
+
+        new_cut = cut(new, stop, sized)
+        old_cut = cut(olds, lambda value: str(value.name) in new_cut.leaves, sized)  # noqa: B023
+        extra = set(old_cut.leaves) - set(new_cut.leaves)
+        dependent = {name for name in new_cut.leaves if name in old and extra & set(cut([old[name]], _never).leaves)}
+        dependent -= opened | extra
+        if not dependent:
+            return new_cut, old_cut
+        opened |= dependent
+
+
+def _never(_: ir.Value) -> bool:
+    return False
+
+
+def _runnable(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Spells the region so that ONNX Runtime reads it rightly; that lowering is a proven identity of its own."""
+    from export.lower import lower
+
+    return ir.to_proto(lower(ir.from_proto(model), "ort").model)
+
+
+def _session(model: onnx.ModelProto) -> Run:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    names = [o.name for o in model.graph.output]
+    try:
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise Refusal("V908", f"ONNX Runtime does not load the region: {error}") from error
+    wanted = {i.name for i in session.get_inputs()}
+
+    def run(feeds: Arrays) -> dict[str, np.ndarray]:
+        try:
+            results = session.run(names, {n: a for n, a in feeds.items() if n in wanted})
+        except Exception as error:
+            raise RuntimeError(str(error).splitlines()[0]) from error
+        return dict(zip(names, results, strict=True))
+
+    return run

@@ -1,0 +1,34 @@
+"""The laws: meaning-preserving rewrites of the whole graph, applied until none changes anything."""
+
+from collections.abc import Callable
+
+import onnx_ir as ir
+
+from export.fuse import shapes
+from export.fuse.graph import graphs
+from export.fuse.laws.dimensions import detach_shapes, settle_expand
+from export.fuse.laws.einsum import spell_out_einsum
+from export.fuse.laws.fold import fold
+from export.fuse.laws.noops import drop_noops, join_reshapes, join_transposes
+
+_CONSTANTS = (fold, settle_expand)
+_LAWS = (*_CONSTANTS, detach_shapes, spell_out_einsum, drop_noops, join_reshapes, join_transposes)
+_ROUNDS = 6
+"""Folding one constant lets shapes be inferred that let the next be folded; real graphs settle within three rounds."""
+
+
+def apply_laws(model: ir.Model) -> None:
+    """Applies every law to every graph of `model` in place; shapes are inferred on entry and kept up to date."""
+    _settle(model, _LAWS)
+
+
+def fold_all(model: ir.Model) -> None:
+    """Applies the laws about constants and shapes alone."""
+    _settle(model, _CONSTANTS)
+
+
+def _settle(model: ir.Model, laws: tuple[Callable[[ir.Graph], int], ...]) -> None:
+    for _ in range(_ROUNDS):
+        if not sum(law(graph) for graph in graphs(model) for law in laws):
+            return
+        shapes.infer(model)
