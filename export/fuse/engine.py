@@ -45,6 +45,11 @@ class FuseResult:
     attentions: tuple[Attention, ...]
 
     @property
+    def masked_rows(self) -> Literal["keep", "zero"]:
+        """What rows without keys mean now: "zero" where any fused attention gives 0 and gave NaN or mean(V) before."""
+        return "zero" if any(row.masked_rows == "zero" for row in self.attentions) else "keep"
+
+    @property
     def summary(self) -> Summary:
         """How many attentions were found, fused, kept and already one op."""
         return summarise(self.attentions)
@@ -190,6 +195,7 @@ def describe(
         softcap=capped or None,
         mask=made.mask if made is not None else _mask(node),
         rope=_rope(node),
+        masked_rows="zero" if made is not None and "before" in made.masked_rows else "keep",
         source=source_line(node),
         verify=verification,
     )
