@@ -90,28 +90,31 @@ def _distinct(case: Case, rng: torch.Generator, length: int, sample: Tensor) -> 
     """Returns x [B, L, E] for which the choice of queries is not within rounding of a tie.
 
     Where the last chosen and the first rejected query all but tie, two right implementations may choose differently
-    and then differ by whole rows; that says nothing about either. So the clearest of 32 draws is taken.
+    and then differ by whole rows; that says nothing about either. So each batch row is the clearest of 64 draws.
     """
     layer = _prob_layer(masked=False).double()
-    draws = [normal(case, rng, case.dims["batch"], length, WIDTH) for _ in range(32)]
-    return max(draws, key=lambda x: _clearness(layer, x.double(), sample))
+    draws = normal(case, rng, case.dims["batch"], 64, length, WIDTH)
+    return torch.stack([row[_clearness(layer, row.double(), sample).argmax()] for row in draws])
 
 
-def _clearness(layer: ProbSelfAttention, x: Tensor, sample: Tensor) -> float:
-    """Returns the gap between the last chosen and the first rejected query, as a part of all M's range; the least."""
-    count = sample_count(FACTOR, x.shape[1])
-    if count == x.shape[1]:
-        return 1.0
+def _clearness(layer: ProbSelfAttention, x: Tensor, sample: Tensor) -> Tensor:
+    """Returns, for each of x [N, L, E], the gap between the last chosen and the first rejected query of any head.
+
+    The gap is a part of the range of that head's M; where every query is chosen it is 1.
+    """
+    count, length = sample_count(FACTOR, x.shape[1]), x.shape[1]
+    if count == length:
+        return x.new_ones(x.shape[0])
     inner = layer.inner_attention
     assert isinstance(inner, ProbAttention)
     with torch.no_grad():
         query, key = (
-            projection(x).view(x.shape[0], x.shape[1], HEADS, -1).transpose(1, 2)
+            projection(x).view(x.shape[0], length, HEADS, -1).transpose(1, 2)
             for projection in (layer.query_projection, layer.key_projection)
         )
         measure = inner.measure(query, key, sample).sort(dim=-1, descending=True).values
-    gap = measure[..., count - 1] - measure[..., count]
-    return float((gap / (measure[..., 0] - measure[..., -1])).min())
+    gap = (measure[..., count - 1] - measure[..., count]) / (measure[..., 0] - measure[..., -1])
+    return gap.amin(-1)
 
 
 def _prob_layer(masked: bool) -> ProbSelfAttention:

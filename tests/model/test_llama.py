@@ -5,6 +5,7 @@ import plain_attention as plain
 import pytest
 import torch
 from exporting import assert_exports
+from softmax_inputs import SoftmaxInputs
 
 from engines.errors import UsageError
 from export.model import draw, rope
@@ -85,10 +86,12 @@ def test_repeat_kv_repeats_each_head_in_place():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_tables_stay_float32_in_half_precision(dtype):
+def test_tables_and_softmax_stay_float32_in_half_precision(dtype):
     module, x, mask = built(flash=False).to(dtype), normal(2, 16, WIDTH).to(dtype), padding("none", 2, 16)
     assert module.freqs_sin.dtype == torch.float32 and module.mask.dtype == dtype
-    output = module(x, mask)
+    with SoftmaxInputs() as softmax:
+        output = module(x, mask)
+    assert softmax.dtypes == [torch.float32]
     assert output.dtype == dtype
     want = copy.deepcopy(module).double()(x.double(), mask)
     assert ((output - want).norm() / want.norm()).item() < 4 * torch.finfo(dtype).eps

@@ -5,6 +5,7 @@ import plain_attention as plain
 import pytest
 import torch
 from exporting import assert_exports, export, run, session
+from softmax_inputs import SoftmaxInputs
 
 from engines.errors import UsageError
 from export.model import draw
@@ -58,14 +59,13 @@ def test_without_the_buffer_queries_and_keys_may_differ_in_number():
     assert weights.shape == (2, HEADS, 5, 11)
 
 
-def test_the_softmax_runs_in_float32_and_the_weights_are_cast_back():
-    module, x = built(is_causal=True).half(), normal(2, 6, WIDTH).half()
-    _, weights = module(x, x, x, need_weights=True)
-    assert weights.dtype == torch.float16
-    q, k = (layer(x).view(2, 6, HEADS, 8).transpose(1, 2) for layer in (module.wq, module.wk))
-    scores = q @ k.mT / math.sqrt(8) + module.mask[..., :6, :6]
-    assert scores.dtype == torch.float16
-    assert torch.equal(weights, torch.softmax(scores.float(), -1).half())
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_the_softmax_runs_in_at_least_float32_and_the_weights_are_cast_back(dtype):
+    module, x = built(is_causal=True).to(dtype), normal(2, 6, WIDTH).to(dtype)
+    with SoftmaxInputs() as softmax:
+        _, weights = module(x, x, x, need_weights=True)
+    assert softmax.dtypes == [torch.float64 if dtype == torch.float64 else torch.float32]
+    assert weights.dtype == dtype
 
 
 def test_dropout_while_training_reaches_weights_and_output():

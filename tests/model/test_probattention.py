@@ -151,21 +151,17 @@ def test_cross_attention_over_dynamic_lengths_is_refused_with_the_remedy():
 
 @pytest.mark.parametrize("form", PROB_FORMS, ids=lambda form: form.name)
 @pytest.mark.parametrize("length", [9, 32, 64])
-def test_drawn_inputs_choose_the_same_queries_in_half_precision(form, length):
-    layer = form.make()
+def test_drawn_inputs_leave_no_doubt_which_queries_are_chosen(form, length):
+    layer = form.make().double()
     inputs = form.draw(Case("any", {"batch": 4, "length": length}, seed=length))
-    inner = layer.inner_attention
-    sample = inputs.get("index_sample", inner.index_sample)
-
-    def chosen(x, layer):
-        query, key = (
-            p(x).view(*x.shape[:2], 2, -1).transpose(1, 2) for p in (layer.query_projection, layer.key_projection)
-        )
-        count = sample_count(inner.factor, x.shape[1])
-        return inner.measure(query, key, sample).topk(count).indices.sort(-1).values
-
-    wide = chosen(inputs["x"].double(), form.make().double())
-    assert torch.equal(wide, chosen(inputs["x"].half(), form.make().half()))
+    x, inner = inputs["x"].double(), layer.inner_attention
+    query, key = (
+        p(x).view(*x.shape[:2], 2, -1).transpose(1, 2) for p in (layer.query_projection, layer.key_projection)
+    )
+    measure = inner.measure(query, key, inputs.get("index_sample", inner.index_sample)).sort(-1, descending=True).values
+    chosen = sample_count(2, x.shape[1])
+    gap = (measure[..., chosen - 1] - measure[..., chosen]) / (measure[..., 0] - measure[..., -1])
+    assert gap.min() > 0.02  # bfloat16 rounds M by about 0.005 of its range
 
 
 @pytest.mark.parametrize("form", PROB_FORMS, ids=lambda form: form.name)

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import plain_attention as plain
 import pytest
@@ -78,6 +80,13 @@ def test_the_function_returns_output_and_weights_and_drops_only_when_told():
     torch.manual_seed(0)
     dropped = scaled_dot_product_attention(q, k, v, dropout=torch.nn.Dropout(0.5))[1]
     assert (dropped == 0).any() and not (weights == 0).any()
+
+
+def test_the_fill_is_a_large_number_and_not_infinity():
+    # A key's own score a little below the fill would lose to a masked key.
+    low = torch.tensor([[-1e9 - math.log(3.0)], [0.0]], dtype=torch.float64)
+    _, weights = scaled_dot_product_attention(torch.ones(1, 1, dtype=torch.float64), low, low, torch.tensor([[1, 0]]))
+    torch.testing.assert_close(weights, torch.tensor([[0.25, 0.75]], dtype=torch.float64), rtol=0, atol=1e-6)
 
 
 def test_half_precision_gives_the_mean_too_where_a_query_sees_no_key():
