@@ -1,0 +1,61 @@
+"""Operators the TorchScript exporter writes wrong, written right for the length of an export."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.onnx import utils
+from torch.onnx.symbolic_helper import parse_args
+
+
+@parse_args("v", "i", "v")
+def unflatten(g: Any, x: Any, dim: int, sizes: Any) -> Any:
+    """Writes aten::unflatten as a Reshape whose result has no size recorded.
+
+    PyTorch's own records the sizes of the traced run where it cannot infer them, and so freezes every later x.shape:
+    self-attention by nn.MultiheadAttention, which unflattens its packed projection, then runs at one length only.
+    """
+    rank = x.type().dim()
+    if rank is None:
+        raise RuntimeError("unflatten of a tensor of unknown rank does not export")
+    axis = dim % rank
+    shape = g.op("Shape", x)
+    parts = [sizes]
+    if axis > 0:
+        parts.insert(0, g.op("Slice", shape, _constant(g, 0), _constant(g, axis)))
+    if axis < rank - 1:
+        parts.append(g.op("Slice", shape, _constant(g, axis + 1), _constant(g, rank)))
+    made = g.op("Reshape", x, g.op("Concat", *parts, axis_i=0) if len(parts) > 1 else parts[0])
+    count = _length(sizes)
+    if count is not None:
+        made.setType(x.type().with_sizes([None] * (rank - 1 + count)))
+    return made
+
+
+REPAIRS: dict[str, Callable[..., Any]] = {"aten::unflatten": unflatten}
+"""{operator: how to write it}."""
+
+
+@contextlib.contextmanager
+def registered(opset: int) -> Iterator[None]:
+    """Registers the repairs with the exporter and takes them out again."""
+    for name, symbolic in REPAIRS.items():
+        utils.register_custom_op_symbolic(name, symbolic, opset)
+    try:
+        yield
+    finally:
+        for name in REPAIRS:
+            utils.unregister_custom_op_symbolic(name, opset)
+
+
+def _constant(g: Any, value: int) -> Any:
+    return g.op("Constant", value_t=torch.tensor([value], dtype=torch.int64))
+
+
+def _length(sizes: Any) -> int | None:
+    if sizes.node().kind() == "prim::ListConstruct":
+        return len(list(sizes.node().inputs()))
+    kind = sizes.type()
+    known = kind.sizes() if hasattr(kind, "sizes") else None
+    return int(known[0]) if known else None
