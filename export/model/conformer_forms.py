@@ -133,7 +133,7 @@ FORMS = (
     ),
     _form(
         "espnet-mha-cache",
-        "the same as one streaming step: keys and values are appended to a cache, which is returned",
+        "as espnet-mha, one streaming step: keys and values are appended to a cache, which is returned",
         make=lambda: seeded(lambda: StreamingSelfAttention(HEADS, WIDTH)),
         draw=_draw_streaming,
         # total = past + length at every point of the profile, as in every case.
@@ -155,7 +155,7 @@ FORMS = (
     ),
     _form(
         "espnet-relpos-absolute",
-        "the same with one position embedding a key: upstream then leaves the shift out",
+        "as espnet-relpos, one position embedding a key: upstream then leaves the shift out",
         make=lambda: seeded(lambda: RelPositionSelfAttention(HEADS, WIDTH)),
         draw=_draw_relative(lambda length: length),
         dynamic={"x": {0: "batch", 1: "length"}, "mask": {0: "batch", 2: "length"}, "pos_emb": {1: "length"}},

@@ -175,5 +175,5 @@ def _form(name: str, summary: str, per_query: bool) -> Form:
 
 FORMS = (
     _form("d2l-mha", "heads merged into the batch, bmm, valid lengths per sequence filled with -1e6", per_query=False),
-    _form("d2l-mha-per-query", "the same with valid lengths per query", per_query=True),
+    _form("d2l-mha-per-query", "as d2l-mha, valid lengths per query", per_query=True),
 )

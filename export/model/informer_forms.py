@@ -181,7 +181,7 @@ FORMS = (
     ),
     _form(
         "informer-cross-values",
-        "the same with value heads of another size (24) than query heads (16)",
+        "as informer-decoder-cross, value heads of another size (24) than query heads (16)",
         lambda: seeded(lambda: CrossAttention(FullAttention(mask_flag=False), WIDTH, HEADS, d_keys=16, d_values=24)),
         **CROSS,
     ),
@@ -193,10 +193,10 @@ FORMS = (
         dynamic={"x": {0: "batch", 1: "length"}, "tau": {0: "batch"}, "delta": {0: "batch", 1: "length"}},
     ),
     _prob_form("probattention", "ProbSparse attention: the top u queries attend, the rest get mean(V)", masked=False),
-    _prob_form("probattention-masked", "the same, causal: the rest get cumsum(V)", masked=True),
+    _prob_form("probattention-masked", "as probattention, causal: the rest get cumsum(V)", masked=True),
     _form(
         "probattention-buffer",
-        f"the same at a fixed length of {FIXED_LENGTH}, its sampled keys a seeded buffer",
+        f"as probattention, at a fixed length of {FIXED_LENGTH}, its sampled keys a seeded buffer",
         _prob_fixed_layer,
         draw=_draw_prob_fixed,
         dynamic={"x": {0: "batch"}},

@@ -204,7 +204,7 @@ FORMS = (
     ),
     _form(
         "llama-gqa-sdpa",
-        "the same through scaled_dot_product_attention with one combined mask",
+        "as llama-gqa, through scaled_dot_product_attention with one combined mask",
         True,
         "A query that sees no key (left padding) is 0.",
     ),

@@ -130,5 +130,5 @@ def _form(name: str, summary: str, mask_rank: int) -> Form:
 
 FORMS = (
     _form("gpt-causal", "causal attention by an added [1, 1, M, M] buffer of -inf, softmax in fp32", mask_rank=4),
-    _form("gpt-rank3-mask", "the same with a rank-3 buffer [1, M, M]", mask_rank=3),
+    _form("gpt-rank3-mask", "as gpt-causal, with a rank-3 buffer [1, M, M]", mask_rank=3),
 )

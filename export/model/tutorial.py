@@ -182,7 +182,7 @@ FORMS = (
     ),
     _form(
         "tutorial-cross",
-        "the same as cross-attention, queries and keys of different lengths",
+        "as tutorial-mha, cross-attention, queries and keys of different lengths",
         lambda: CrossAttention(WIDTH, HEADS),
         draw=_draw_cross,
         dynamic={
@@ -194,7 +194,7 @@ FORMS = (
     ),
     _form(
         "tutorial-causal",
-        "the same under a tril mask built in the graph",
+        "as tutorial-mha, under a tril mask built in the graph",
         lambda: CausalSelfAttention(WIDTH, HEADS),
         draw=_draw_causal,
         dynamic={"x": {0: "batch", 1: "length"}},
@@ -203,12 +203,12 @@ FORMS = (
     ),
     _form(
         "tutorial-weights",
-        "the same, attention weights returned as a second output",
+        "as tutorial-mha, attention weights returned as a second output",
         lambda: SelfAttentionWithWeights(WIDTH, HEADS),
     ),
     _form(
         "tutorial-sdpa",
-        "the same through PyTorch's scaled_dot_product_attention",
+        "as tutorial-mha, through PyTorch's scaled_dot_product_attention",
         lambda: SelfAttention(WIDTH, HEADS, fused=True),
         notes=("A query that sees no key gets 0, where the same layer by hand gets the mean of V.",),
     ),
