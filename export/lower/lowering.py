@@ -1,0 +1,164 @@
+"""The ladder: every attention is read, goes through the steps in order, and is written back if one of them applied."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from export.errors import UsageError
+from export.fuse.build import Builder
+from export.fuse.graph import graphs
+from export.fuse.shapes import infer
+from export.lower.cache import lower_cache
+from export.lower.call import Call, read, take_place, write
+from export.lower.decompose import lower_precision, lower_whole, write_decomposed
+from export.lower.extremes import lower_extremes
+from export.lower.heads import merge
+from export.lower.marks import lower_mark, unmark
+from export.lower.masks import lower_mask, refuse_ambiguous
+from export.lower.refuse import refuse_call, refuse_model
+from export.lower.rotary import lower_rotary
+from export.lower.share import share
+from export.lower.sizes import lower_sizes, unpad
+from export.lower.step import Step
+from export.lower.structure import lower_structure
+from export.lower.targets import ONNX, TARGETS, Target
+from export.lower.unshare import unshare
+from export.lower.value_type import lower_value_type
+
+_LADDER: tuple[Callable[[Call, Target, Builder], tuple[Call, tuple[Step, ...]]], ...] = (
+    lower_value_type,
+    lower_cache,
+    lower_sizes,
+    lower_precision,
+    lower_whole,
+    lower_structure,
+    lower_extremes,
+    lower_mask,
+    lower_mark,
+)
+"""In this order: the cache fixes the lengths, sizes and precision decide what is written out, masks come last."""
+
+
+_DONE = "attnproof.lowered_for"
+"""Metadata of an Attention that has been through the ladder: going through again would guard the guards."""
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A model as one target reads it right.
+
+    Attributes:
+        model: The lowered model.
+        steps: What was done, in the order of the graph.
+    """
+
+    model: ir.Model
+    steps: tuple[Step, ...]
+
+
+def lower(model: ir.Model, target: str) -> Lowered:
+    """Returns `model` rewritten so that `target` computes what ONNX says.
+
+    Args:
+        model: Any ONNX model, fused or not; not changed. Without `ai.onnx::Attention` and RotaryEmbedding it comes back
+            as it is.
+        target: A name in `TARGETS`.
+
+    Raises:
+        UsageError: There is no such target.
+        LoweringRefusedError: The target would refuse the graph or read it silently wrong, and no step can prevent it.
+    """
+    row = TARGETS.get(target)
+    if row is None:
+        raise UsageError(f"There is no target {target!r}; choose one of {', '.join(TARGETS)}.")
+    lowered = model.clone()
+    if row is ONNX:
+        return Lowered(lowered, ())
+    steps = _inline(lowered, row)
+    refuse_model(lowered, row)
+    found = [n for g in graphs(lowered) for n in g if n.domain == "" and n.op_type in ("Attention", "RotaryEmbedding")]
+    if any(v is not None and (v.shape is None or v.dtype is None) for n in found for v in n.inputs):
+        infer(lowered)
+    names, older = _names(lowered), {id(n) for g in graphs(lowered) for n in g}
+    for node in found:
+        build = Builder(node, _free(f"{node.name or node.outputs[0].name}/{row.name}", names))
+        if node.op_type == "RotaryEmbedding":
+            steps.extend(lower_rotary(node, row, build))
+        else:
+            steps.extend(_lower_attention(node, row, build))
+    if steps:
+        share(lowered, older)
+    attentions = [n for g in graphs(lowered) for n in g if n.domain == "" and n.op_type == "Attention"]
+    prefixes = {n: _free(f"{n.name or n.outputs[0].name}/{row.name}", names) for n in attentions}
+    steps.extend(unshare(lowered, row, prefixes))
+    return Lowered(lowered, tuple(steps))
+
+
+def for_ort_check(model: ir.Model) -> ir.Model:
+    """Returns a model lowered for any target as ONNX Runtime's CPU provider runs it, without the TensorRT marks.
+
+    The numbers are those of the lowered graph: what is added is what ONNX Runtime needs to read it (expanded masks).
+
+    Raises:
+        LoweringRefusedError: ONNX Runtime cannot run the graph.
+    """
+    plain = model.clone()
+    unmark(plain)
+    return lower(plain, "ort").model
+
+
+def _inline(model: ir.Model, row: Target) -> list[Step]:
+    if not model.functions:
+        return []
+    from onnx_ir.passes.common import InlinePass
+
+    count = len(model.functions)
+    InlinePass()(model)
+    why = f"{row.title} is given plain nodes, because a function's name may be an operator's."
+    return [Step(model.graph.name or "model", f"inline {count} functions", why)]
+
+
+def _names(model: ir.Model) -> set[str]:
+    return {n.name or "" for g in graphs(model) for n in g}
+
+
+def _free(prefix: str, names: set[str]) -> str:
+    """Returns a prefix that no node's name begins with, and takes it."""
+    free, number = prefix, 1
+    while free in names or any(n.startswith(f"{free}/") for n in names):
+        number += 1
+        free = f"{prefix}.{number}"
+    names.add(free)
+    return free
+
+
+def _lower_attention(node: ir.Node, row: Target, build: Builder) -> list[Step]:
+    call = read(node)
+    refuse_call(call, row)
+    refuse_ambiguous(call)
+    if node.metadata_props.get(_DONE) == row.name:
+        return []
+    three_axes = call.heads is not None
+    steps: list[Step] = []
+    for rung in _LADDER:
+        call, done = rung(call, row, build)
+        steps.extend(done)
+    if not steps:
+        return steps
+    output, scores = write_decomposed(call, build) if call.decomposed else write(call, build)
+    made = output.producer()
+    if made is not None:
+        made.metadata_props[_DONE] = row.name
+    if call.value_size is not None:
+        output = unpad(output, call.value_size, build)
+    if call.attends is not None:  # a selection, not a product: what the target gives on such a row may be NaN
+        output = build("Where", call.attends, output, build.number(0.0, call.dtype), dtype=call.dtype)
+    if three_axes and call.heads is None:
+        output = merge(output, build)
+    take_place(node.outputs[0], output)
+    if scores is not None:
+        take_place(node.outputs[3], scores)
+    if node.graph is not None:
+        node.graph.remove(node, safe=True)
+    return steps

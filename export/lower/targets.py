@@ -1,0 +1,139 @@
+"""What each backend accepts: one row a backend, and every lowering step is derived from a row and an attention.
+
+The rows hold facts, each measured on the version named in its row (parser and builder run, or numbers compared with
+ONNX's reference implementation). A new backend is a new row; a new restriction is a smaller set in a row.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+import onnx_ir as ir
+
+FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
+
+
+@dataclass(frozen=True)
+class Target:
+    """What one backend accepts of a graph with `ai.onnx::Attention`.
+
+    Attributes:
+        name: What the user types.
+        title: Its name in sentences.
+        opset: Newest ai.onnx opset it reads; None where no limit was met.
+        contrib: The `com.microsoft` operators it reads; None for all of them.
+        foreign: Operators of other domains: "any" (a custom-op library may bring them), "plugin" (only under names that
+            no ONNX operator has, because the domain is ignored), "none".
+        types: Element types of Q, K and V that it computes.
+        extras: Optional parts of the operator that it honours: "past" (past and present), "nonpad_kv_seqlen", "window",
+            "softcap", "softmax_precision", "mask and causal" (both on one node), "value type" (V of another type than
+            Q), "value size" (V of another head size than Q), "rotary batch" (cos and sin with batch 1 for any batch),
+            "shared operands" (one tensor as Q or K of several attentions).
+        scores: The values of qk_matmul_output_mode whose fourth output it computes as ONNX says; mode 2 without a mask
+            counts as mode 1.
+        mask_types: The mask types to hand it: "bool", "float" (Q's type), "any float", "int".
+        mask_ranks: Ranks of the mask it reads as ONNX does, aligned on the right: three axes are [H, S, T].
+        mask_repeats: Last axes of the mask, "query" and "key", that may have size 1 and stand for all; the batch and
+            head axes may in every row.
+        mask_values: Extremes it reads as ONNX does on a row without any key: "-inf" (such a row gives 0) and "lowest"
+            (the type's most negative finite number: such a row gives the mean of V).
+        fused_types: Element types for which it has one kernel for the whole attention; empty where that has no meaning.
+        fused_sizes: Smallest and largest head size of that kernel.
+        marks: Which attentions must carry TRT_decomposable=1, without which one that misses the kernel does not build:
+            "none", "outside" (of the fused types and sizes), "all" (where the kernel's range is not known).
+    """
+
+    name: str
+    title: str
+    opset: int | None = None
+    contrib: frozenset[str] | None = None
+    foreign: str = "any"
+    types: frozenset[ir.DataType] = FLOATS
+    extras: frozenset[str] = frozenset()
+    scores: frozenset[int] = frozenset()
+    mask_types: frozenset[str] = frozenset({"bool", "float", "any float", "int"})
+    mask_ranks: frozenset[int] = frozenset({1, 2, 3, 4})
+    mask_repeats: frozenset[str] = frozenset({"query", "key"})
+    mask_values: frozenset[str] = frozenset({"-inf", "lowest"})
+    fused_types: frozenset[ir.DataType] = frozenset()
+    fused_sizes: tuple[int, int] = (0, 0)
+    marks: str = "none"
+
+
+ONNX = Target(
+    name="onnx",
+    title="ONNX",
+    extras=frozenset(
+        {
+            "past",
+            "nonpad_kv_seqlen",
+            "window",
+            "softcap",
+            "softmax_precision",
+            "mask and causal",
+            "value type",
+            "value size",
+            "rotary batch",
+            "shared operands",
+        }
+    ),
+    scores=frozenset({0, 1, 2, 3}),
+)
+"""The standard itself, as onnx's reference implementation reads it: nothing is ever lowered for it."""
+
+ORT = Target(
+    name="ort",
+    title="ONNX Runtime",
+    opset=26,
+    extras=frozenset(
+        {
+            "past",
+            "nonpad_kv_seqlen",
+            "softcap",
+            "softmax_precision",
+            "mask and causal",
+            "value size",
+            "shared operands",
+        }
+    ),
+    # Mode 2 shows the lowest number where ONNX says -inf.
+    scores=frozenset({0, 1, 3}),
+    # A mask of another floating-point type gives NaN on a row of -inf.
+    mask_types=frozenset({"bool", "float", "int"}),
+    mask_ranks=frozenset({2, 3, 4}),
+    mask_repeats=frozenset(),
+    # The lowest number serves it as minus infinity: a row filled with it gives 0.
+    mask_values=frozenset({"-inf"}),
+)
+"""ONNX Runtime 1.31, CPU provider. An unknown `window` attribute is an error at session creation."""
+
+_TENSORRT = Target(
+    name="",
+    title="",
+    # Read with ONNX Runtime's meaning; what these have and TensorRT has not (padding masks, biases) is a parse error.
+    contrib=frozenset({"Gelu", "GroupQueryAttention", "MultiHeadAttention", "RotaryEmbedding"}),
+    foreign="none",
+    types=frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}),
+    # nonpad_kv_seqlen and the window are dropped without a word, shared operands crash the RTX 1.7 builder, and V of
+    # another type fails to build; everything else left out here is a parse error.
+    extras=frozenset(),
+    scores=frozenset(),
+    # A bool mask fuses too, but costs eight more kernels (a list of blocks to skip, derived at run time) and what a row
+    # without keys gives is not known without a GPU; the same holds for -inf in an additive mask of the graph's making.
+    mask_types=frozenset({"float"}),
+    mask_ranks=frozenset({4}),
+    mask_repeats=frozenset({"query"}),
+    mask_values=frozenset(),
+    fused_types=frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16}),
+    fused_sizes=(9, 256),
+    marks="outside",
+)
+
+TENSORRT_RTX = replace(_TENSORRT, name="tensorrt-rtx", title="TensorRT-RTX")
+"""TensorRT-RTX 1.7.1.116, built for SM 89. Sizes that are no multiple of 8 cost it a copy of Q, K and V each."""
+
+TENSORRT = replace(_TENSORRT, name="tensorrt", title="TensorRT", foreign="plugin", marks="all")
+"""TensorRT 10.14 to 11, which share the importer with RTX. Not measured here: what it fuses depends on its GPU."""
+
+TARGETS: Mapping[str, Target] = MappingProxyType({t.name: t for t in (ONNX, ORT, TENSORRT_RTX, TENSORRT)})
+"""The rows by the name that `--target` takes."""
