@@ -34,5 +34,9 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+tables: setup
+	$(BIN)/python tests/readme.py
+	$(BIN)/python tests/forms_table.py --jobs $(WORKERS)
+
 clean:
 	rm -rf out build dist *.egg-info .mypy_cache .ruff_cache

@@ -13,15 +13,17 @@ if TYPE_CHECKING:
     from export.fusing import fuse, inspect
     from export.parity import check
     from export.pipeline import build
+    from export.running import run
     from export.spec import Spec
 
-__all__ = ["Spec", "build", "check", "errors", "fuse", "inspect"]
+__all__ = ["Spec", "build", "check", "errors", "fuse", "inspect", "run"]
 
 _PLACES = {
     "Spec": "export.spec",
     "build": "export.pipeline",
     "check": "export.parity",
     "inspect": "export.fusing",
+    "run": "export.running",
 }
 
 

@@ -124,7 +124,7 @@ class ModuleSubject:
     @property
     def truth(self) -> str:
         """What the stages are compared with."""
-        return f"{self.source.name} in PyTorch, float64 on the CPU, weights rounded to {self._spec.dtype} first"
+        return f"{self._spec.name} in PyTorch, float64 on the CPU, weights rounded to {self._spec.dtype} first"
 
     @property
     def dims(self) -> Mapping[str, tuple[int, int, int]]:
@@ -143,7 +143,7 @@ class ModuleSubject:
         from export.capture import capture
 
         spec = self._spec
-        captured = capture(self.source, dtype=spec.dtype, exporter=spec.exporter, opset=spec.opset)
+        captured = capture(self.source, dtype=str(spec.dtype), exporter=spec.exporter, opset=spec.opset)
         return Exported(
             captured.model,
             tuple(Tensor(t.name, t.dtype, tuple(t.shape)) for t in captured.inputs),
@@ -180,10 +180,10 @@ class ModuleSubject:
                 with torch.no_grad():
                     self.source.module(**inputs)
             except ToolkitError as error:
-                raise UsageError(f"{self.source.name} does not run at {_listed(sizes)}: {error}") from error
+                raise UsageError(f"{self._spec.name} does not run at {_listed(sizes)}: {error}") from error
             except Exception as error:  # whatever the user's forward raises
                 raise UsageError(
-                    f"{self.source.name} does not run at {_listed(sizes)}, which the profile allows: "
+                    f"{self._spec.name} does not run at {_listed(sizes)}, which the profile allows: "
                     f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}. "
                     "Give --shapes that the module takes."
                 ) from error

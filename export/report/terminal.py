@@ -1,13 +1,9 @@
 """The result of `build` and `check` on one screen: stages, attentions, what was not run, and last the verdict."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from export.report import attentions, table
 from export.report.record import Report
-
-if TYPE_CHECKING:
-    from export.parity import ParityRow
 
 PASSED, FAILED = "PASSED", "FAILED"
 
@@ -33,31 +29,29 @@ def stages(report: Report) -> tuple[str, ...]:
 
 
 def _stages(report: Report) -> str:
-    rows = []
-    for stage in stages(report):
-        mine = [row for row in report.parity.rows if row.stage == stage]
-        ran = [row for row in mine if row.status != "not run"]
-        failed = [row for row in mine if row.status == "fail"]
-        worst = report.parity.worst(stage)
-        rows.append(
-            (
-                stage,
-                f"{len(ran)}/{len(mine)}",
-                "-" if worst is None else f"{worst.max_error:.2e}",
-                "-" if worst is None else f"{worst.budget:.2e}",
-                "-" if worst is None else f"{worst.ratio:.2f}",
-                _where(worst),
-                "FAILED" if failed else "ok" if ran else "NOT RUN",
-            )
-        )
-    return table.render(("stage", "cases", "max error", "budget", "error/budget", "worst case", "verdict"), rows)
+    header = ("stage", "cases", "typical error", "worst case", "its error", "budget", "error/budget", "verdict")
+    return table.render(header, [_stage(report, stage) for stage in stages(report)])
 
 
-def _where(row: "ParityRow | None") -> str:
-    if row is None:
-        return "-"
-    place = f" at {row.output}{list(row.worst)}" if row.worst is not None else ""
-    return f"{row.case}{place}"
+def _stage(report: Report, stage: str) -> tuple[str, ...]:
+    mine = [row for row in report.parity.rows if row.stage == stage]
+    ran = [row for row in mine if row.status != "not run"]
+    failed = any(row.status == "fail" for row in mine)
+    worst = report.parity.worst(stage)
+    return (
+        stage,
+        f"{len(ran)}/{len(mine)}",
+        _scientific(ran[0].max_error if ran else None),  # every grid begins with its typical case
+        worst.case if worst else "-",
+        _scientific(worst.max_error if worst else None),
+        _scientific(worst.budget if worst else None),
+        f"{worst.ratio:.2f}" if worst and worst.ratio is not None else "-",
+        "FAILED" if failed else "ok" if ran else "NOT RUN",
+    )
+
+
+def _scientific(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2e}"
 
 
 def _attentions(report: Report) -> str:

@@ -1,0 +1,167 @@
+"""The README's table of forms and targets: `python tests/forms_table.py` builds everything in it and writes it.
+
+Every form is built by each of its exporters at each dtype; what the builds said goes to tests/forms_table.json, and the
+table between the markers of README.md is made from that. `tests/test_forms_build.py` builds a part again and compares.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from export import build
+from export.errors import ToolkitError
+from export.model import registry
+
+ROOT = Path(__file__).parents[1]
+JSON = Path(__file__).with_suffix(".json")
+README = ROOT / "README.md"
+BEGIN, END = "<!-- forms: begin -->", "<!-- forms: end -->"
+SMS = (89, 120)
+ENGINE_DTYPES = ("fp16", "bf16", "fp32")
+RUN_DTYPES = ("fp32", "fp16")
+
+Row = dict[str, Any]
+
+
+def engines(form: str, dtype: str, place: Path) -> Row:
+    """Returns what a TensorRT-RTX build of a form by its first exporter says: stages, one-op counts, kernels."""
+    try:
+        report = build(
+            form, out=str(place / f"{form}.{dtype}"), target="tensorrt-rtx", dtype=dtype, sm=SMS, force=True,
+            exporter=registry.get(form).exporters[0],
+        )  # fmt: skip
+    except ToolkitError as error:
+        return {"refused": str(error)}
+    stages = {row.stage: row.status for row in report.parity.rows if row.status != "not run"}
+    failed = {row.stage for row in report.parity.failures}
+    kernels = {}
+    for engine in report.engines:
+        choices = list(engine.attentions.values())
+        kernels[str(engine.sm)] = "none" if not choices else "fused" if all(c.fused for c in choices) else "decomposed"
+    why = sorted({c.why for e in report.engines for c in e.attentions.values() if not c.fused})
+    ops = [row for row in report.attentions if row.status != "kept"]
+    return {
+        "stages": {stage: "fail" if stage in failed else "ok" for stage in stages},
+        "one_op": len(ops),
+        "ropes": sum({"none": 0, "q": 1, "k": 1, "qk": 2}[row.rope] for row in ops),
+        "kept": [row.reason for row in report.attentions if row.status == "kept"],
+        "kernels": kernels,
+        "why": why,
+    }
+
+
+def parity(form: str, exporter: str, dtype: str, place: Path) -> str:
+    """Returns "ok", or why a form does not come through an exporter right at every CPU stage at a dtype."""
+    try:
+        report = build(
+            form,
+            out=str(place / f"{form}.{exporter}.{dtype}"),
+            target="ort",
+            dtype=dtype,
+            exporter=exporter,
+            force=True,
+        )
+    except ToolkitError as error:
+        return str(error)
+    ran = {row.stage for row in report.parity.rows if row.status != "not run"}
+    missing = {"pytorch", "exported", "fused", "lowered"} - ran
+    return "; ".join([*report.failures, *(f"{stage} was not run" for stage in sorted(missing))]) or "ok"
+
+
+def row(form: str) -> Row:
+    """Returns everything the table says about a form."""
+    facts = registry.get(form)
+    with tempfile.TemporaryDirectory() as place:
+        return {
+            "form": form,
+            "attentions": facts.attentions,
+            "ropes": facts.ropes,
+            "engines": {dtype: engines(form, dtype, Path(place)) for dtype in ENGINE_DTYPES},
+            "parity": {
+                exporter: {dtype: parity(form, exporter, dtype, Path(place)) for dtype in RUN_DTYPES}
+                for exporter in facts.exporters
+            },
+        }
+
+
+def markdown(rows: list[Row]) -> str:
+    """Returns the table, and below it each exception with its reason."""
+    lines = [
+        "| form | attentions | made one op | RoPE read | dynamo | TorchScript | RTX fp16 | RTX bf16 | RTX fp32 |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    reasons: dict[str, list[str]] = {}
+    for r in rows:
+        first = r["engines"]["fp16"]
+        cells = [f"`{r['form']}`", r["attentions"], first.get("one_op", "-"), f"{first.get('ropes', '-')}/{r['ropes']}"]
+        cells += [_parity(r["parity"].get(exporter)) for exporter in ("dynamo", "torchscript")]
+        cells += [_engine(r["engines"][dtype]) for dtype in ENGINE_DTYPES]
+        lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+        for reason in _reasons(r):
+            reasons.setdefault(reason, []).append(f"`{r['form']}`")
+    notes = [
+        f"- {', '.join(forms) if len(forms) < len(rows) else 'all'}: {reason}" for reason, forms in reasons.items()
+    ]
+    return "\n".join([*lines, "", *notes]).rstrip() + "\n"
+
+
+def _parity(by_dtype: dict[str, str] | None) -> str:
+    if by_dtype is None:
+        return "-"
+    right = [dtype for dtype, outcome in by_dtype.items() if outcome == "ok"]
+    return ", ".join(right) or "no"
+
+
+def _engine(facts: Row) -> str:
+    if "refused" in facts:
+        return "refused"
+    kinds = set(facts["kernels"].values())
+    if kinds == {"none"}:
+        return "builds"
+    if len(kinds) == 1:
+        return kinds.pop()
+    return ", ".join(f"SM {sm} {kind}" for sm, kind in facts["kernels"].items())
+
+
+def _reasons(r: Row) -> list[str]:
+    found = []
+    for dtype, facts in r["engines"].items():
+        for text in [facts["refused"]] if "refused" in facts else [*facts["why"], *facts["kept"]]:
+            found.append(f"{dtype}: {text}")
+    for exporter, outcomes in r["parity"].items():
+        found += [f"{exporter} {dtype}: {text}" for dtype, text in outcomes.items() if text != "ok"]
+    return found
+
+
+def with_table(readme: str, table: str) -> str:
+    """Returns the README with the text between its markers replaced."""
+    head, _, rest = readme.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    return f"{head}{BEGIN}\n{table}{END}{tail}"
+
+
+def main(words: list[str]) -> int:
+    """Builds the rows that are named (all by default) and writes the JSON and the README."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("forms", nargs="*", help="forms to build again; the others keep their rows")
+    parser.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
+    parser.add_argument("--render", action="store_true", help="only write the README from the JSON")
+    args = parser.parse_args(words)
+    old = {r["form"]: r for r in json.loads(JSON.read_text())} if JSON.exists() else {}
+    names = [] if args.render else args.forms or list(registry.form_names())
+    with ProcessPoolExecutor(args.jobs) as pool:
+        for made in pool.map(row, names):
+            old[made["form"]] = made
+            print(made["form"], made["parity"], {d: _engine(f) for d, f in made["engines"].items()}, flush=True)
+    rows = [old[name] for name in registry.form_names() if name in old]
+    JSON.write_text(json.dumps(rows, indent=1) + "\n")
+    README.write_text(with_table(README.read_text(), markdown(rows)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
