@@ -52,6 +52,10 @@ def emit(block: Block, agreed: Agreement, masked_rows: str) -> Emitted:
     if mask.open_rows is not None:
         query = build("Mul", query, mask.open_rows, dtype=agreed.dtype, shape=query.shape)
     scale = block.scores.scale * q_factor * k_factor
+    if scale <= 0.0:  # ONNX Runtime takes positive scales only: sign and zero move onto Q
+        sign = build.number(-1.0 if scale < 0.0 else 0.0, agreed.dtype)
+        query = build("Mul", query, sign, dtype=agreed.dtype, shape=query.shape)
+        scale = abs(scale) or 1.0
     attributes: dict[str, Attribute] = {"scale": float(scale)}
     if block.scores.softcap is not None:
         attributes["softcap"] = float(block.scores.softcap)
@@ -77,6 +81,8 @@ def emit(block: Block, agreed: Agreement, masked_rows: str) -> Emitted:
         if wanted.dtype is not None and wanted.dtype != agreed.dtype:
             weights = build("Cast", weights, dtype=wanted.dtype, to=int(wanted.dtype))
         _replace(wanted, weights)
+        if isinstance(node.graph, ir.Graph):
+            node.graph.sort()  # what reads the weights may stand before the product whose place the op took
     return Emitted(node, scale, mask.kind, mask.masked_rows)
 
 
