@@ -53,6 +53,7 @@ def cut(
     """
     found = Cut()
     seen: set[ir.Value] = set()
+    walked: dict[ir.Node, None] = {}
     waiting = list(outputs)
     while waiting:
         value = waiting.pop()
@@ -66,14 +67,14 @@ def cut(
         elif node is None or (node.op_type != "Constant" and stop(value)):
             found.leaves[name] = value
         else:
-            if node not in found.nodes:
-                found.nodes.append(node)
+            walked[node] = None
             reads_shape = made_by(value, "Shape", "Size") is not None
             for source in _reads(node):
                 if reads_shape and sized(source):
                     found.shaped[str(source.name)] = source
                 else:
                     waiting.append(source)
+    found.nodes = list(walked)
     for name in (*found.leaves, *found.constants):
         found.shaped.pop(name, None)
     inside = {str(v.name) for node in found.nodes for v in node.outputs}

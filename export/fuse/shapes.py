@@ -1,7 +1,9 @@
 """Symbolic shapes for every value of a graph; the one file that knows the (alpha) inference library behind it."""
 
 import logging
+import re
 import warnings
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -20,6 +22,7 @@ def infer(model: ir.Model) -> None:
     from onnx_shape_inference import infer_symbolic_shapes
 
     _teach()
+    _forget(model)
     library = logging.getLogger("onnx_shape_inference")
     level = library.level
     library.setLevel(logging.ERROR)
@@ -35,6 +38,27 @@ def infer(model: ir.Model) -> None:
         for node in graph:
             for value in node.outputs:
                 _normalise(value)
+
+
+def _forget(model: ir.Model) -> None:
+    """Drops the names that an earlier round or the exporter gave to dimensions it did not know.
+
+    The library never replaces a name by a better one; only the names of the graph's own inputs mean something.
+    """
+    known = {name for value in model.graph.inputs for name in _names(value.shape)}
+    for graph in graphs(model):
+        for node in graph:
+            for value in node.outputs:
+                shape = value.shape
+                if shape is not None and not _names(shape) <= known:
+                    kept = [d if isinstance(d, int) or _names([d]) <= known else ir.SymbolicDim(None) for d in shape]
+                    value.shape = ir.Shape(kept)
+
+
+def _names(shape: Iterable[int | ir.SymbolicDim] | None) -> set[str]:
+    """Returns the identifiers in a shape's symbols and expressions."""
+    texts = [d.value for d in shape or () if not isinstance(d, int) and d.value is not None]
+    return {name for text in texts for name in re.findall(r"[A-Za-z_][\w.]*", text)} - {"Min", "Max", "floor", "Mod"}
 
 
 @cache

@@ -23,6 +23,8 @@ from export.fuse.rows import Verification
 _ROUNDOFF = 2.0**-24
 _ATTENTION = 20.0
 _ROTATION = 8.0
+_SHALLOW = 1e4
+"""Masks up to this shift scores and add to their rounding error; deeper ones hide keys."""
 
 
 def verify(
@@ -111,7 +113,11 @@ def attention_bounds(node: ir.Node, known: Arrays) -> tuple[np.ndarray, np.ndarr
     if cap:
         scores = cap * np.tanh(scores / cap)
     if mask is not None:
-        scores = np.where(mask, scores, -np.inf) if mask.dtype == bool else scores + mask
+        if mask.dtype == bool:
+            scores = np.where(mask, scores, -np.inf)
+        else:  # in float32, as both sides add it: a deep mask absorbs the scores
+            scores = (scores.astype(np.float32) + mask.astype(np.float32)).astype(np.float64)
+            size = size + np.where(np.abs(mask) <= _SHALLOW, np.abs(mask), 0.0)
     top = scores.max(axis=-1, keepdims=True)
     weights = np.exp(scores - np.where(np.isfinite(top), top, 0.0))
     total = weights.sum(axis=-1, keepdims=True)
