@@ -155,11 +155,11 @@ def _cache(
     if length == 4 or (length == 3 and axis == 2):
         value = build("Squeeze", value, build.axes(axis - (4 - length)), dtype=table.dtype)
         length -= 1
-    if length == 2:
-        value = build("Unsqueeze", value, build.axes(0), dtype=table.dtype)
-    wide = dims(table) or ()
-    batch = wide[0] if len(wide) == len(shape) else 1
-    if batch != shape[0] or wide[rows - len(shape)] != shape[rows]:
+    if length < 3:
+        value = build("Unsqueeze", value, build.axes(*range(3 - length)), dtype=table.dtype)
+    found = dims(table) or ()
+    wide = (1,) * (len(shape) - len(found)) + found
+    if wide[0] != shape[0] or wide[rows] != shape[rows]:
         batch_size = build("Shape", x, dtype=ir.DataType.INT64, start=0, end=1)
         steps = build("Shape", x, dtype=ir.DataType.INT64, start=rows, end=rows + 1)
         target = build("Concat", batch_size, steps, build.axes(1), dtype=ir.DataType.INT64, axis=0)

@@ -1,0 +1,60 @@
+"""Each law alone: a graph before, what it computes after, and that both mean the same on ONNX Runtime."""
+
+from pathlib import Path
+
+import onnx_ir as ir
+import onnx_ir.passes.common as common
+import pytest
+from text_graphs import Golden, assert_same, expressions, parse, read_goldens
+
+from export.fuse import laws, shapes
+from export.fuse.laws.dimensions import detach_shapes, settle_expand
+from export.fuse.laws.einsum import spell_out_einsum
+from export.fuse.laws.fold import fold
+from export.fuse.laws.noops import drop_noops, join_reshapes, join_transposes
+
+GOLDENS = read_goldens((Path(__file__).parent / "goldens" / "laws.txt").read_text())
+
+LAWS = {
+    law.__name__: law
+    for law in (
+        spell_out_einsum,
+        fold,
+        settle_expand,
+        detach_shapes,
+        drop_noops,
+        join_transposes,
+        join_reshapes,
+    )
+}
+
+
+def apply(name: str, model: ir.Model) -> ir.Model:
+    """The law alone, repeated until it changes nothing, as the fuser repeats it."""
+    changed = model.clone()
+    shapes.infer(changed)
+    for _ in range(6):
+        if not LAWS[name](changed.graph):
+            break
+        shapes.infer(changed)
+    common.RemoveUnusedNodesPass()(changed)
+    return changed
+
+
+@pytest.mark.parametrize("golden", GOLDENS, ids=str)
+def test_law(golden: Golden) -> None:
+    before = parse(golden.before)
+    after = apply(golden.name.split(":")[0], before)
+    expected = expressions(parse(golden.before).graph) if golden.after == "unchanged" else golden.after
+    assert expressions(after.graph) == expected
+    assert_same(before, after)
+
+
+def test_every_law_has_goldens_that_change_and_that_stay() -> None:
+    """A law without a golden that stays could rewrite anything; one without a golden that changes could do nothing."""
+    used = {law.__name__ for law in laws._LAWS}
+    assert used == set(LAWS)
+    for name in used:
+        mine = [g for g in GOLDENS if g.name.startswith(f"{name}:")]
+        assert any(g.after != "unchanged" for g in mine), name
+        assert any(g.after == "unchanged" for g in mine) or name == "join_transposes", name
