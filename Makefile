@@ -18,7 +18,8 @@ WORKERS ?= 2
 setup: .venv/.ready
 
 .venv/.ready: pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or newer was found; name one: make setup PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@test -x $(BIN)/python || test -n "$(PYTHON)" || { \
+	  echo "make: no Python 3.11 or newer was found; name one: make setup PYTHON=/path/to/python3.11" >&2; exit 2; }
 	test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
