@@ -52,7 +52,8 @@ def find(module: torch.nn.Module, inputs: dict[str, Any]) -> Found:
     for symbol in list(layout.sizes):
         if symbol not in ruled:
             layout = layout.pinned(symbol)
-    layout = _proved(module, found, layout)
+    layout, notes = proved(module, found.inputs, layout)
+    found.notes += notes
     layout = layout.renamed(_names(layout))
     for leaf, shape in layout.shapes.items():
         axes = {axis: size for axis, size in enumerate(shape) if isinstance(size, str)}
@@ -136,17 +137,21 @@ def _ruled(layout: Layout) -> set[str]:
     }
 
 
-def _proved(module: torch.nn.Module, found: Found, layout: Layout) -> Layout:
-    """Runs the module with each symbol at another size; symbols that vary only together become one."""
+def proved(module: torch.nn.Module, inputs: dict[str, Any], layout: Layout) -> tuple[Layout, list[str]]:
+    """Returns the layout once the module has run with each symbol at another size, and notes on what stays fixed.
+
+    Symbols that vary only together become one: a program of torch.export may hold no guard where the module raises.
+    """
+    notes = []
     for symbol in list(layout.sizes):
         if symbol not in layout.sizes:
             continue
-        error, layout = _varied(module, found.inputs, layout, [symbol])
+        error, layout = _varied(module, inputs, layout, [symbol])
         if error is None:
             continue
         partners = [s for s, n in layout.sizes.items() if s != symbol and n == layout.sizes[symbol]]
         for company in [[p] for p in partners] + ([partners] if len(partners) > 1 else []):
-            together, tried = _varied(module, found.inputs, layout, [symbol, *company])
+            together, tried = _varied(module, inputs, layout, [symbol, *company])
             if together is None:
                 layout = tried
                 for other in company:
@@ -154,9 +159,9 @@ def _proved(module: torch.nn.Module, found: Found, layout: Layout) -> Layout:
                 break
         else:
             where = ", ".join(f"axis {axis} of `{leaf}`" for leaf, axis in layout.axes(symbol))
-            found.notes.append(f"{where} stays {layout.sizes[symbol]}: at another size {described(error)}.")
+            notes.append(f"{where} stays {layout.sizes[symbol]}: at another size {described(error)}.")
             layout = layout.pinned(symbol)
-    return layout
+    return layout, notes
 
 
 def _varied(

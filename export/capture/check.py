@@ -112,8 +112,9 @@ def module_runs(source: "Source", module: torch.nn.Module, dtype: str) -> tuple[
 def bound(own: "Array", exact: "Array", dtype: str) -> float:
     """Returns the largest error allowed to a graph, from the module's own (see the module's docstring)."""
     finite = np.isfinite(own) & np.isfinite(exact)
-    error = float(np.max(np.abs(own - exact), where=finite, initial=0.0))
-    largest = float(np.max(np.abs(exact), where=finite, initial=0.0))
+    own, exact = np.where(finite, own, 0.0), np.where(finite, exact, 0.0)
+    error = float(np.abs(own - exact).max(initial=0.0))
+    largest = float(np.abs(exact).max(initial=0.0))
     ulp = (
         max(_EPSILON[dtype] * 2.0 ** np.floor(np.log2(largest)), _SMALLEST[dtype]) if largest > 0 else _SMALLEST[dtype]
     )

@@ -75,7 +75,7 @@ def _by_dynamo(
     try:
         model, made = dynamo.export(module, inputs, _told(source), opset, pins)
     except Exception as error:  # torch.export raises whatever tracing the user's code raises
-        raise failures.explained(error, "dynamo", type(module).__name__, pins=pins) from error
+        raise failures.explained(error, "dynamo", type(module).__name__, pins=pins, dynamic=source.dynamic) from error
     shapes: Mapping[str, tuple[Size, ...]] = made.inputs
     names, notes = symbols.names_for(shapes, source.dynamic)
     return model, names, list(shapes), notes

@@ -55,7 +55,11 @@ def run(text: str, *, seed: int = 0) -> tuple[Any, Any, Any]:
 
 def _import_file(path: Path, text: str) -> ModuleType:
     if not path.is_file():
-        raise UsageError(f"There is no file {path}. Give the path to the .py file that holds the factory, as {_how()}.")
+        near = path.with_name(f"{path.name}.py")
+        hint = f" Did you mean {near}?" if near.is_file() else ""
+        raise UsageError(
+            f"There is no file {path}.{hint} Give the path to the .py file that holds the factory, as {_how()}."
+        )
     path = path.resolve()
     _search_first(str(path.parent))
     name = path.stem

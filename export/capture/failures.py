@@ -1,7 +1,8 @@
 """A failed export as one sentence: what happened, the user's line, and the rewrite where there is a known one."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from export.capture import guards
@@ -15,14 +16,20 @@ if TYPE_CHECKING:
 STACK_TRACE = "pkg.torch.onnx.stack_trace"
 """The metadata key under which a node's source lines are recorded."""
 
-_VIOLATED = re.compile(r"marked (L\['\w+'\](?:\[[^\]]+\])*\.size\(\)\[\d+\]).*?constant \((\d+)\)", re.DOTALL)
+_VIOLATED = re.compile(r"marked (\S+) as dynamic but your code specialized it to be a constant \((\d+)\)")
 
 # What freezes without failing: the check finds that the graph is wrong, and these say where to look.
 _SUSPECT = re.compile(r"repeat_interleave\(|\.item\(|\.tolist\(|\.numpy\(|\bint\(")
 
 
 def explained(
-    error: Exception, exporter: str, module: str, *, pins: guards.Pins | None = None, log: str = ""
+    error: Exception,
+    exporter: str,
+    module: str,
+    *,
+    pins: guards.Pins | None = None,
+    dynamic: Mapping[str, Mapping[int, str]] = MappingProxyType({}),
+    log: str = "",
 ) -> CaptureError:
     """Returns the CaptureError for what an exporter raised.
 
@@ -31,10 +38,11 @@ def explained(
         exporter: "dynamo" or "torchscript".
         module: Name of the module's class.
         pins: The lines at which torch.export pinned sizes.
+        dynamic: {leaf: {axis: name}} of the axes that were to vary.
         log: What the exporter printed; TorchScript's dump of the graph names lines there.
     """
     head = f"The {exporter} exporter could not export {module}: "
-    violated = _pinned(error, pins)
+    violated = _pinned(error, pins, dynamic)
     if violated is not None:
         return CaptureError(head + violated)
     text = " ".join(str(error).split())
@@ -123,11 +131,12 @@ def _chain(error: BaseException) -> str:
     return " | ".join(parts)
 
 
-def _pinned(error: Exception, pins: guards.Pins | None) -> str | None:
+def _pinned(error: Exception, pins: guards.Pins | None, dynamic: Mapping[str, Mapping[int, str]]) -> str | None:
     sentences = []
     rewrite = "Take sizes from x.shape or use -1, cut tables to the length, or leave the axis out of dynamic_shapes."
     for what, size in _VIOLATED.findall(str(error)):
-        axis = guards.axis(what)
+        named = ((leaf, axis) for leaf, axes in dynamic.items() for axis, name in axes.items() if name == what)
+        axis = guards.axis(what) or next(named, None)
         if axis is None:
             continue
         line = pins.lines.get(axis) if pins is not None else None

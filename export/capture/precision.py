@@ -126,7 +126,7 @@ def _refuse_overflow(before: torch.nn.Module, after: torch.nn.Module, dtype: str
     originals = dict(before.named_parameters())
     for name, weight in after.named_parameters():
         if weight.is_floating_point() and not bool(torch.isfinite(weight).all()):
-            largest = float(originals[name].abs().max())
+            largest = float(originals[name].detach().abs().max())
             if largest < float("inf"):
                 raise UsageError(
                     f"The parameter `{name}` reaches {largest:.6g}, beyond fp16's largest number 65504. "

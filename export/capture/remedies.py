@@ -48,7 +48,7 @@ REMEDIES = (
         "the operator {0} has no ONNX form in this exporter",
         "Rotate with real numbers: cat([x1 * cos - x2 * sin, x1 * sin + x2 * cos]); --exporter dynamo takes "
         "view_as_complex in many cases.",
-        text=r"(?:op='|operator ')((?:aten|prims)[.:]+(?:view_as_complex|view_as_real|polar|complex))",
+        text=r"(?:op='|operator ')(\w+[.:]+(?:view_as_complex|view_as_real|polar|complex))|number type: (complex)",
     ),
     Remedy(
         "the operator {0} has no ONNX form in this exporter",

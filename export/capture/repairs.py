@@ -1,12 +1,15 @@
-"""Operators the TorchScript exporter writes wrong, written right for the length of an export."""
+"""What the TorchScript exporter writes wrong, written right."""
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.onnx import utils
 from torch.onnx.symbolic_helper import parse_args
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 
 @parse_args("v", "i", "v")
@@ -47,6 +50,21 @@ def registered(opset: int) -> Iterator[None]:
     finally:
         for name in REPAIRS:
             utils.unregister_custom_op_symbolic(name, opset)
+
+
+def casts(model: "ir.Model") -> None:
+    """Turns every cast to complex128 into one to bfloat16, in place.
+
+    PyTorch counts bfloat16 as its type 15 and writes that number where it promotes types; ONNX's type 15 is complex128,
+    which no graph of this exporter can hold.
+    """
+    import onnx_ir as ir
+
+    for node in model.graph.all_nodes():
+        to = node.attributes.get("to")
+        if node.op_type == "Cast" and to is not None and to.as_int() == ir.DataType.COMPLEX128:
+            node.attributes["to"] = ir.AttrInt64("to", int(ir.DataType.BFLOAT16))
+            node.outputs[0].dtype = ir.DataType.BFLOAT16
 
 
 def _constant(g: Any, value: int) -> Any:

@@ -79,13 +79,17 @@ def three(source: "Source") -> list[dict[str, int]]:
     model with a table of positions may not grow, so shrinking is tried too. Without dynamic dimensions there is one.
     """
     base = source.sizes()
-    chosen = [base]
+    chosen: list[dict[str, int]] = [base]
+    spare: list[dict[str, int]] = []
     for sizes in _candidates(base, source.dims):
+        still = [name for name, size in base.items() if all(one[name] == size for one in chosen)]
         if len(chosen) == 3:
             break
-        if sizes not in chosen and runs_at(source, sizes):
-            chosen.append(sizes)
-    return chosen
+        if sizes in chosen or not runs_at(source, sizes):
+            continue
+        useful = not still or any(sizes[name] != base[name] for name in still)
+        (chosen if useful else spare).append(sizes)
+    return (chosen + spare)[:3]
 
 
 def runs_at(source: "Source", sizes: Mapping[str, int]) -> bool:
@@ -105,23 +109,21 @@ def fits(sizes: Mapping[str, int], dims: Mapping[str, tuple[int, int, int]]) -> 
 
 
 def _candidates(base: Mapping[str, int], dims: Mapping[str, tuple[int, int, int]]) -> Iterator[dict[str, int]]:
+    def within(name: str, size: int) -> int:
+        low, _, high = dims.get(name, (1, size, size))
+        # Where it may not grow it shrinks, so that the size is another one than the example's.
+        return max(low, 1, size if size <= high else min(high, base[name] - 1))
+
     names = list(base)
     # Increments differ from dimension to dimension, so that two that were equal in the example part company.
-    grown = {name: base[name] + 3 + 2 * i for i, name in enumerate(names)}
-    one_batch = {name: 1 if name == "batch" else base[name] + 1 + i for i, name in enumerate(names)}
-    half = {name: max(1, base[name] // 2) for name in names}
-    one_less = {name: max(1, base[name] - 1) for name in names}
-    wholes = [grown, one_batch, {**base, "batch": 1} if "batch" in base else {}, half, one_less]
-    singles = [{**base, name: other[name]} for other in (grown, one_less, half) for name in names]
-    doubles = [{name: 2 * size for name, size in base.items()}, {name: 3 * size for name, size in base.items()}]
-    for sizes in (*wholes, *doubles, *singles):
-        clipped = {name: _clip(size, dims.get(name)) for name, size in sizes.items()}
-        if clipped:
-            yield clipped
-
-
-def _clip(size: int, allowed: tuple[int, int, int] | None) -> int:
-    return size if allowed is None else min(max(size, allowed[0]), allowed[2])
+    grown = {name: within(name, base[name] + 3 + 2 * i) for i, name in enumerate(names)}
+    one_batch = {name: within(name, 1 if name == "batch" else base[name] + 1 + i) for i, name in enumerate(names)}
+    one_less = {name: within(name, base[name] - 1) for name in names}
+    half = {name: within(name, base[name] // 2) for name in names}
+    double, triple = ({name: within(name, n * size) for name, size in base.items()} for n in (2, 3))
+    yield from (grown, one_batch, half, one_less, double, triple)
+    for other in (grown, one_less, half):
+        yield from ({**base, name: other[name]} for name in names)
 
 
 def _hiding(mask: torch.Tensor, rng: torch.Generator) -> torch.Tensor:

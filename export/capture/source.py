@@ -92,7 +92,7 @@ def traced_sizes(dims: Mapping[str, tuple[int, int, int]]) -> dict[str, int]:
 
 
 def _of_given(name: str, module: "torch.nn.Module", inputs: dict[str, Any], shapes: Any) -> Source:
-    from export.capture import given, program
+    from export.capture import axes, given, program
 
     read = given.read(shapes, module, inputs, name)
     grown = _grown(module, inputs, read)
@@ -101,9 +101,11 @@ def _of_given(name: str, module: "torch.nn.Module", inputs: dict[str, Any], shap
         made = program.run(module, grown, read.axes)
     except Exception:  # the exporter that is asked for will say why; TorchScript may not mind
         return source
-    layout = made.layout(grown)
+    layout, notes = made.layout(grown), list[str]()
+    if read.unnamed:  # nobody promised what is equal there
+        layout, notes = axes.proved(module, grown, layout)
     dynamic = given.resolved(read, layout)
-    return replace(source, dynamic=dynamic, warnings=tuple(_fixed(read, dynamic)))
+    return replace(source, dynamic=dynamic, warnings=(*notes, *_fixed(read, dynamic)))
 
 
 def _grown(module: "torch.nn.Module", inputs: dict[str, Any], read: "Given") -> dict[str, Any]:

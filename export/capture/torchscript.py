@@ -84,6 +84,7 @@ def export(
             )
         model = ir.load(path)
         ir.external_data.load_to_model(model)
+    repairs.casts(model)
     _unwrap_names(model)
     for node in model.graph.all_nodes():
         if node.doc_string:
