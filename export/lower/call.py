@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from export.errors import LoweringRefusedError
 from export.fuse.build import Attribute, Builder
-from export.fuse.graph import attribute, dim, label
+from export.fuse.graph import Dim, attribute, dim, label
 from export.lower.step import Step
 
 TRT_MARK = "TRT_decomposable"
@@ -40,6 +40,7 @@ class Call:
         attends: Bool, broadcastable to [B, H, S, 1]: rows whose output stands; the others become 0. None: all stand.
         value_size: Channels of V that are real, where V was padded.
         decomposed: Whether it is written as MatMul, Softmax, MatMul instead of one node.
+        swapped: Whether batch and head axes have changed places.
         marked: Whether the node carries TRT_decomposable=1.
     """
 
@@ -64,6 +65,7 @@ class Call:
     attends: ir.Value | None = None
     value_size: int | None = None
     decomposed: bool = False
+    swapped: bool = False
     marked: bool = False
 
     @property
@@ -90,6 +92,22 @@ class Call:
     def value_head_size(self) -> int | None:
         """Channels of a value head, or None where they are not a known number."""
         return _channels(self.value, self.heads[1] if self.heads else None)
+
+    @property
+    def query_heads(self) -> int | None:
+        """Number of query heads, or None where it is not a known number."""
+        heads = self.heads[0] if self.heads else dim(self.query, 1)
+        return heads if isinstance(heads, int) else None
+
+    @property
+    def queries(self) -> Dim | None:
+        """Number of queries, by number or name."""
+        return dim(self.query, 1 if self.heads else 2)
+
+    @property
+    def masked(self) -> bool:
+        """Whether there is a mask."""
+        return self.keep is not None or self.bias is not None
 
     @property
     def presents(self) -> tuple[ir.Value | None, ir.Value | None]:

@@ -14,7 +14,7 @@ from export.fuse.build import Builder
 from export.fuse.graph import Dim, dim, label
 from export.lower.cache import outside
 from export.lower.call import Call
-from export.lower.fusable import fusable
+from export.lower.fusable import unfused
 from export.lower.heads import split
 from export.lower.step import Step
 from export.lower.targets import Target
@@ -24,7 +24,7 @@ def lower_precision(call: Call, row: Target, build: Builder) -> tuple[Call, tupl
     """Drops softmax_precision where the kernel computes at least that precision anyway."""
     if call.precision is None or "softmax_precision" in row.extras:
         return call, ()
-    if call.precision != call.dtype and not (call.precision == ir.DataType.FLOAT and fusable(call, row)):
+    if call.precision != call.dtype and not (call.precision == ir.DataType.FLOAT and not unfused(call, row)):
         return call, ()
     call = replace(call, precision=None)
     why = f"{row.title} refuses softmax_precision; its kernel computes the softmax in at least that precision."

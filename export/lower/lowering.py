@@ -19,6 +19,7 @@ from export.lower.masks import lower_mask, refuse_ambiguous
 from export.lower.refuse import refuse_call, refuse_model
 from export.lower.rotary import lower_rotary
 from export.lower.share import share
+from export.lower.single_head import lower_single_head, swap
 from export.lower.sizes import lower_sizes, unpad
 from export.lower.step import Step
 from export.lower.structure import lower_structure
@@ -35,6 +36,7 @@ _LADDER: tuple[Callable[[Call, Target, Builder], tuple[Call, tuple[Step, ...]]],
     lower_structure,
     lower_extremes,
     lower_mask,
+    lower_single_head,
     lower_mark,
 )
 """In this order: the cache fixes the lengths, sizes and precision decide what is written out, masks come last."""
@@ -150,6 +152,8 @@ def _lower_attention(node: ir.Node, row: Target, build: Builder) -> list[Step]:
     made = output.producer()
     if made is not None:
         made.metadata_props[_DONE] = row.name
+    if call.swapped:
+        output = swap(output, build)
     if call.value_size is not None:
         output = unpad(output, call.value_size, build)
     if call.attends is not None:  # a selection, not a product: what the target gives on such a row may be NaN

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from export.fuse.build import Builder
 from export.fuse.graph import graphs
 from export.lower.call import TRT_MARK, Call
-from export.lower.fusable import fusable
+from export.lower.fusable import length_may_be_one, one_query, unfused
 from export.lower.step import Step
 from export.lower.targets import Target
 
@@ -20,12 +20,14 @@ def lower_mark(call: Call, row: Target, build: Builder) -> tuple[Call, tuple[Ste
     """Marks an attention that may miss the row's fused kernel."""
     if row.marks == "none" or call.decomposed or call.marked:
         return call, ()
-    smallest, largest = row.fused_sizes
-    if not fusable(call, row):
-        why = (
-            f"{row.title} has no fused kernel for {call.dtype.name} with head size {call.head_size or 'unknown'} "
-            f"(half precision, {smallest} to {largest}): it runs unfused."
-        )
+    never = unfused(call, row)
+    once = one_query(call, row) if length_may_be_one(call) else None
+    if never:
+        why = f"{row.title} {never}: it is taken apart to build, and layers.json says what became of it."
+    elif call.swapped and call.query_heads is None:
+        why = f"{row.title} fuses it unless the profile fixes the batch, which stands in for the heads, at 1."
+    elif once:
+        why = f"{row.title} {once}: it is fused unless the profile fixes the length at 1."
     elif row.marks == "all":
         why = f"What {row.title} fuses depends on the GPU; marked, it builds either way."
     else:

@@ -25,6 +25,8 @@ def lower_sizes(call: Call, row: Target, build: Builder) -> tuple[Call, tuple[St
     wanted = max(size, value_size)
     if wanted < smallest:
         wanted = 16  # the next size that costs the builder no copies of its own
+    if call.queries == 1:
+        wanted = -(-wanted // row.one_query_step) * row.one_query_step
     if wanted > largest or (size == value_size == wanted) or call.softcap or call.score_mode is not None:
         return call, ()
     call = split(call, build)

@@ -39,6 +39,9 @@ class Target:
             (the type's most negative finite number: such a row gives the mean of V).
         fused_types: Element types for which it has one kernel for the whole attention; empty where that has no meaning.
         fused_sizes: Smallest and largest head size of that kernel.
+        masked_heads: Fewest query heads with which it takes a mask.
+        one_query_heads, one_query_step: Fewest query heads, and the factor of the head size, with which a single query
+            is fused. A profile that fixes the number of queries at 1 makes it a single query.
         marks: Which attentions must carry TRT_decomposable=1, without which one that misses the kernel does not build:
             "none", "outside" (of the fused types and sizes), "all" (where the kernel's range is not known).
     """
@@ -57,6 +60,9 @@ class Target:
     mask_values: frozenset[str] = frozenset({"-inf", "lowest"})
     fused_types: frozenset[ir.DataType] = frozenset()
     fused_sizes: tuple[int, int] = (0, 0)
+    masked_heads: int = 1
+    one_query_heads: int = 1
+    one_query_step: int = 1
     marks: str = "none"
 
 
@@ -126,11 +132,14 @@ _TENSORRT = Target(
     mask_values=frozenset(),
     fused_types=frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16}),
     fused_sizes=(9, 256),
+    masked_heads=2,
+    one_query_heads=4,
+    one_query_step=8,
     marks="outside",
 )
 
 TENSORRT_RTX = replace(_TENSORRT, name="tensorrt-rtx", title="TensorRT-RTX")
-"""TensorRT-RTX 1.7.1.116, built for SM 89. Sizes that are no multiple of 8 cost it a copy of Q, K and V each."""
+"""TensorRT-RTX 1.7.1.116; its kernels' range was the same on SM 75, 80, 89 and 120, in fp16 and (from SM 80) bf16."""
 
 TENSORRT = replace(_TENSORRT, name="tensorrt", title="TensorRT", foreign="plugin", marks="all")
 """TensorRT 10.14 to 11, which share the importer with RTX. Not measured here: what it fuses depends on its GPU."""

@@ -28,6 +28,7 @@ def attention(
     attributes: str = "",
     *,
     dtype: str = "float",
+    heads: int = 4,
     kv_heads: int = 4,
     size: int = 16,
     value_size: int = 0,
@@ -38,12 +39,12 @@ def attention(
     """Returns a graph that is one Attention over q, k and v of four axes, and m where a mask type is given."""
     value_size = value_size or size
     inputs = (
-        f"{dtype}[B,4,{queries},{size}] q, {dtype}[B,{kv_heads},{keys},{size}] k, "
+        f"{dtype}[B,{heads},{queries},{size}] q, {dtype}[B,{kv_heads},{keys},{size}] k, "
         f"{dtype}[B,{kv_heads},{keys},{value_size}] v" + (f", {mask} m" if mask else "")
     )
     extra = f", {attributes}" if attributes else ""
     body = f"[attn] y = Attention <scale: float = 0.25{extra}> (q, k, v{', m' if mask else ''})"
-    return model(inputs, body, f"{dtype}[B,4,{queries},{value_size}] y", opset)
+    return model(inputs, body, f"{dtype}[B,{heads},{queries},{value_size}] y", opset)
 
 
 def feeds(graph: ir.Model, seed: int = 0, sizes: Mapping[str, int] = SIZES) -> dict[str, np.ndarray]:

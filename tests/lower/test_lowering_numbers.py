@@ -76,6 +76,9 @@ CASES: dict[str, Callable[[], ir.Model]] = {
     "lengths-causal": lambda: lengths(f", {CAUSAL}"),
     "lengths-bool": lambda: lengths(mask="bool[S,T]"),
     "lengths-window": lambda: lengths(f", {WINDOW}"),
+    "one-head-bool": lambda: g.attention("bool[B,1,1,T]", heads=1, kv_heads=1),
+    "one-head-causal-float": lambda: g.attention("float[1,1,S,T]", CAUSAL, heads=1, kv_heads=1),
+    "one-query": lambda: g.attention("bool[B,1,1,T]", size=20, queries="1"),
     "past": lambda: past(""),
     "past-causal": lambda: past(f", {CAUSAL}", keys="S"),
     "past-causal-one-query": lambda: past(f", {CAUSAL}", keys="1", queries="1"),
@@ -123,7 +126,19 @@ def test_lowered_equals_the_operator(case: str, target: str) -> None:
     compare(g.run_ort(runnable, given), expected(graph, given), 2e-6)
 
 
-@pytest.mark.parametrize("case", ["bool[B,1,S,T]", "causal-bool-grouped", "past-causal-bool", "three-axes-bool"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        "bool[B,1,S,T]",
+        "causal-bool-grouped",
+        "past-causal-bool",
+        "three-axes-bool",
+        "one-head-bool",
+        "one-query",
+        "small-head",
+        "value-smaller",
+    ],
+)
 def test_half_precision_keeps_its_masks(case: str) -> None:
     text = ir.to_onnx_text(CASES[case]()).replace("float[", "float16[")
     graph = ir.from_onnx_text(text)

@@ -39,7 +39,7 @@ def kernels(engine: BuiltEngine) -> int:
 
 
 CAUSAL = "is_causal: int = 1"
-FUSED = {
+FUSED = {  # the one with two heads is taken apart, and its parts are fused again
     "plain": lambda t: g.attention(dtype=t, size=64),
     "bool-and-causal-grouped": lambda t: g.attention("bool[B,1,1,T]", CAUSAL, dtype=t, size=64, kv_heads=2),
     "float": lambda t: g.attention(f"{t}[B,4,S,T]", dtype=t, size=64),
@@ -47,6 +47,9 @@ FUSED = {
     "value-smaller": lambda t: g.attention(dtype=t, size=64, value_size=32),
     "value-larger-masked": lambda t: g.attention("bool[B,1,S,T]", dtype=t, size=64, value_size=128),
     "softmax-precision": lambda t: g.attention("", "softmax_precision: int = 1", dtype=t, size=64),
+    "one-head-masked": lambda t: g.attention("bool[B,1,1,T]", dtype=t, size=64, heads=1, kv_heads=1),
+    "one-query": lambda t: g.attention("bool[B,1,1,T]", dtype=t, size=20, queries="1"),
+    "one-query-two-heads": lambda t: g.attention("bool[B,1,1,T]", dtype=t, heads=2, kv_heads=2, queries="1"),
     "window": lambda t: g.attention("", f"left_window_size: int = 16, {CAUSAL}", dtype=t, size=64, keys="S"),
 }
 

@@ -168,7 +168,7 @@ def test_rtx_keeps_causal_alone_and_folds_it_beside_a_mask() -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "value_size", "wanted"), [(8, 8, 16), (16, 8, 16), (16, 32, 32), (4, 12, 12), (256, 64, 256)]
+    ("size", "value_size", "wanted"), [(8, 8, 16), (16, 8, 16), (16, 32, 32), (4, 24, 24), (256, 64, 256)]
 )
 def test_rtx_head_sizes_are_padded_into_the_fused_range(size: int, value_size: int, wanted: int) -> None:
     lowered = lower(g.attention(dtype="float16", size=size, value_size=value_size), RTX)
@@ -187,12 +187,38 @@ def test_rtx_marks_what_has_no_fused_kernel_and_says_so() -> None:
     for graph, word in ((g.attention(), "FLOAT"), (g.attention(dtype="float16", size=320), "head size 320")):
         lowered = lower(graph, RTX)
         assert [s.action for s in lowered.steps] == ["mark decomposable"]
-        assert word in lowered.steps[0].why and "unfused" in lowered.steps[0].why
+        assert word in lowered.steps[0].why and "taken apart" in lowered.steps[0].why
         assert attributes(lowered.model)[TRT_MARK] == 1
         plain = for_ort_check(lowered.model)
         assert TRT_MARK not in attributes(plain)
         g.check(plain)
-    assert actions(g.attention(dtype="float16", size=9), RTX) == []
+    assert actions(g.attention(dtype="float16", size=9, queries="5"), RTX) == []
+
+
+def test_rtx_marks_what_only_a_profile_can_unfuse() -> None:
+    for graph in (g.attention(dtype="float16", size=9), g.attention(dtype="float16", heads=2, kv_heads=2)):
+        (step,) = lower(graph, RTX).steps
+        assert step.action == "mark decomposable"
+        assert "fused unless the profile fixes the length at 1" in step.why
+
+
+def test_rtx_one_query_is_padded_to_the_sizes_its_kernel_has() -> None:
+    lowered = lower(g.attention(dtype="float16", size=20, queries="1"), RTX)
+    assert [s.action for s in lowered.steps] == ["pad heads"]
+    assert str(g.node(lowered.model).inputs[0].shape) == "[B,4,1,24]"  # type: ignore[union-attr]
+
+
+def test_rtx_one_head_under_a_mask_becomes_the_batch() -> None:
+    lowered = lower(g.attention("bool[B,1,1,T]", dtype="float16", heads=1, kv_heads=1), RTX)
+    assert [s.action for s in lowered.steps] == ["finite mask", "batch as heads", "mark decomposable"]
+    assert "the batch" in lowered.steps[2].why
+    assert [str(v.shape) for v in g.node(lowered.model).inputs if v] == [
+        "[1,B,S,16]",
+        "[1,B,T,16]",
+        "[1,B,T,16]",
+        "[1,B,1,T]",
+    ]
+    assert [s.action for s in lower(g.attention(dtype="float16", heads=1, kv_heads=1, queries="5"), RTX).steps] == []
 
 
 def test_tensorrt_marks_all_because_its_range_is_not_known() -> None:
