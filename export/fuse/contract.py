@@ -66,6 +66,7 @@ def agree(block: Block) -> Agreement:
     if query[:-2] != product[:-2]:
         raise Refusal("K207", f"Q is broadcast over K's {list(key_t[:-2])} in {label(block.scores.nodes[0])}.")
     lead = _lead(frame if frame[-2] == query[-2] else weights)
+    _check_lead(lead, query, key_t, value)
     kv_heads = _kv_heads(block, query, key_t, value, weights, lead)
     dtype, softmax_dtype = _types(block)
     for stage in block.scores.stages:
@@ -104,6 +105,15 @@ def _lead(frame: tuple[Dim, ...]) -> tuple[Dim, Dim]:
     else:
         raise Refusal("K206", f"Scores of shape {list(frame)} have more axes than batch, heads, queries and keys.")
     return lead
+
+
+def _check_lead(lead: tuple[Dim, Dim], *operands: tuple[Dim, ...]) -> None:
+    """Operands of four axes have the fused op's batch and heads already; merged ones are split by a known number."""
+    for shape in operands:
+        if len(shape) == 4 and (shape[0] != lead[0] or shape[1] not in (lead[1], 1)):
+            raise Refusal("K207", f"Scores of {list(lead)} are not laid out as their operand {list(shape[:2])}.")
+        if len(shape) == 3 and not any(isinstance(d, int) for d in lead):
+            raise Refusal("K201", f"Q, K or V has merged heads, and neither batch nor heads of {list(lead)} is known.")
 
 
 def _kv_heads(
@@ -171,7 +181,13 @@ def _check_stage(stage: Stage, block: Block) -> None:
 
 
 def _check_alone(block: Block) -> None:
-    """The QK^T product must die with the block: nothing outside may use what lies between it and V."""
+    """The QK^T product must die with the block: nothing else may use what lies between it and V."""
+    block_inputs = {*(s.value for s in block.scores.stages), block.scores.query.factor, block.weights.value}
+    for node in block.scores.nodes:
+        if node.outputs[0] in block_inputs:
+            raise Refusal(
+                "K210", f"The scores are used elsewhere: '{node.outputs[0].name}' of {label(node)} is read twice."
+            )
     inside = {*block.scores.nodes, block.softmax, *block.weights.nodes}
     for node in (*block.scores.nodes, block.softmax, *block.weights.nodes[:-1]):
         for output in node.outputs:

@@ -74,6 +74,7 @@ def fuse(model: ir.Model, options: Options = Options()) -> FuseResult:
     """
     base = model.clone()
     common.InlinePass()(base)
+    _name(base)
     shapes.infer(base)
     fold_all(base)  # constants are computed once, in their own precision, for both sides of the verification
     refused: dict[str, Refusal] = {}
@@ -92,6 +93,16 @@ def fuse(model: ir.Model, options: Options = Options()) -> FuseResult:
                 refused |= {str(names.get(node, node)): refusal for node, refusal in failures.items()}
                 continue
         return FuseResult(draft.model, _rows(draft, verified))
+
+
+def _name(model: ir.Model) -> None:
+    """Gives every Softmax a name of its own: blocks are told apart by it."""
+    taken: set[str | None] = {None, ""}
+    for graph in graphs(model):
+        for node in graph:
+            if node.op_type == "Softmax":
+                node.name = node.outputs[0].name if node.name in taken else node.name
+                taken.add(node.name)
 
 
 def _attempt(base: ir.Model, options: Options, refused: dict[str, Refusal]) -> _Draft:

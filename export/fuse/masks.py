@@ -111,6 +111,8 @@ def _hide_zeroed(block: Block) -> tuple[Stage, ...]:
                 f"Weights of {label(block.softmax)} are set to 0 after the softmax under '{condition.name}', "
                 "which does not mask the scores before it.",
             )
+    if block.weights.hidden and any(s.kind == "fill" and s.fill > -np.inf for s in stages):
+        raise Refusal("K305", f"Weights of {label(block.softmax)} are set to 0 under one of several finite masks only.")
     return tuple(stages)
 
 

@@ -153,6 +153,9 @@ def _scaled_by_tensor(node: ir.Node, scores: Scores, factor: ir.Value) -> Scores
     shape = dims(factor)
     if shape is None or (shape and shape[-1] != 1):
         raise Refusal("K107", f"{label(node)} multiplies the scores by '{factor.name}', which varies over the keys.")
+    room = scores.frame[len(scores.frame) - len(shape) :]
+    if len(shape) > len(scores.frame) or any(d not in (1, r) for d, r in zip(shape, room, strict=True)):
+        raise Refusal("K107", f"{label(node)} widens the scores {list(scores.frame)} by a factor {list(shape)}.")
     if scores.stages or scores.softcap is not None:
         raise Refusal("K108", f"{label(node)} multiplies scores that already hold a mask or softcap by a tensor.")
     if scores.query.factor is not None or scores.query.swapped:
@@ -204,7 +207,7 @@ def _selected(node: ir.Node, walk: Walk) -> Scores:
     for side, other, keep_when in ((chosen, otherwise, True), (otherwise, chosen, False)):
         fill = uniform(other)
         if fill is not None and uniform(side) is None:
-            if fill > -1e3:
+            if not fill <= -1e3:  # NaN too
                 raise Refusal("K110", f"{label(node)} writes {fill:g} into masked scores; that does not hide a key.")
             return read_scores(side, walk).then(Stage("fill", condition, keep_when, fill))
     raise Refusal("K111", f"{label(node)} selects between two tensors; a mask writes one constant.")

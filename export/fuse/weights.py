@@ -38,7 +38,9 @@ def follow(softmax: ir.Node) -> Weights:
     weights = Weights(softmax, softmax.outputs[0])  # placeholders until the product is met
     current = softmax.outputs[0]
     while True:
-        users = {use.node: use.idx for use in current.uses()}
+        users: dict[ir.Node, int] = {}
+        for node, index in current.uses():
+            users[node] = min(index, users.get(node, index))
         guard = _guard(current, users)
         if guard is not None:
             weights = replace(weights, nodes=(*weights.nodes, *guard), guarded=True)
