@@ -50,7 +50,7 @@ def _parse(expression: str) -> sympy.Expr:
     """Reads a dimension: arithmetic on symbols, any of which may have a name that sympy means otherwise (N, S, E)."""
     names = set(re.findall(r"[A-Za-z_]\w*", expression)) - _FUNCTIONS
     try:
-        found = sympy.sympify(expression.replace("//", "/"), locals={name: sympy.Symbol(name) for name in names})
+        found = sympy.sympify(expression, locals={name: sympy.Symbol(name) for name in names})
     except (sympy.SympifyError, TypeError, AttributeError):
         return sympy.Symbol(expression)
     return found if isinstance(found, sympy.Expr) else sympy.Symbol(expression)

@@ -173,9 +173,15 @@ def _never(_: ir.Value) -> bool:
 
 def _runnable(model: onnx.ModelProto) -> onnx.ModelProto:
     """Spells the region so that ONNX Runtime reads it rightly; that lowering is a proven identity of its own."""
+    from export.errors import LoweringRefusedError
     from export.lower import lower
 
-    return ir.to_proto(lower(ir.from_proto(model), "ort").model)
+    try:
+        return ir.to_proto(lower(ir.from_proto(model), "ort").model)
+    except LoweringRefusedError as error:
+        raise Refusal(
+            "V909", f"ONNX Runtime cannot be given the fused block, so it was not checked: {error}"
+        ) from error
 
 
 def _session(model: onnx.ModelProto) -> Run:

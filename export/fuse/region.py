@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from export.fuse.graph import graphs, made_by
+from export.fuse.graph import dims, graphs, made_by
 
 _HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
@@ -103,6 +103,10 @@ def to_model(region: Cut, outputs: Iterable[ir.Value], opset: int) -> onnx.Model
     proto = onnx.GraphProto(name="region")
     for node in sorted(region.nodes, key=order.__getitem__):
         proto.node.append(_widened(ir.to_proto(node)))
+        for value in node.outputs:
+            if value.dtype is not None:
+                info = onnx.helper.make_tensor_value_info(str(value.name), element_type(value), dims(value))
+                proto.value_info.append(info)
     for name, value in region.constants.items():
         tensor = value.const_value
         if tensor is not None:
@@ -110,7 +114,7 @@ def to_model(region: Cut, outputs: Iterable[ir.Value], opset: int) -> onnx.Model
             data = data.astype(np.float32) if tensor.dtype in _HALF else data
             proto.initializer.append(ir.to_proto(ir.tensor(data, name=name)))
     for name, value in {**region.leaves, **region.shaped}.items():
-        proto.input.append(onnx.helper.make_tensor_value_info(name, element_type(value), None))
+        proto.input.append(onnx.helper.make_tensor_value_info(name, element_type(value), dims(value)))
     for value in outputs:
         proto.output.append(onnx.ValueInfoProto(name=str(value.name)))
     imports = [onnx.OperatorSetIdProto(version=opset), onnx.OperatorSetIdProto(domain="com.microsoft", version=1)]

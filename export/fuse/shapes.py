@@ -4,7 +4,7 @@ import logging
 import re
 import warnings
 from collections.abc import Iterable
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import onnx_ir as ir
@@ -79,13 +79,28 @@ def _teach() -> None:
 
 
 def _normalise(value: ir.Value) -> None:
-    """Writes integers as integers: the library leaves some as text ("16")."""
+    """Writes integers as integers (the library leaves some as text, "16") and arithmetic in its simplest form."""
     shape = value.shape
     if shape is None or all(isinstance(d, int) for d in shape):
         return
     fixed: list[int | ir.SymbolicDim] = []
     for dim in shape:
         text = dim.value if not isinstance(dim, int) else None
-        fixed.append(int(text) if text is not None and text.lstrip("-").isdigit() else dim)
+        plain = text if text is None else _simplest(text)
+        fixed.append(dim if plain is None else int(plain) if plain.lstrip("-").isdigit() else ir.SymbolicDim(plain))
     if fixed != list(shape):
         value.shape = ir.Shape(fixed)
+
+
+@lru_cache(maxsize=4096)
+def _simplest(text: str) -> str:
+    """Returns a dimension's expression simplified, knowing that every symbol is a positive integer."""
+    if re.fullmatch(r"[\w.]+", text):
+        return text
+    import sympy
+
+    symbols = {name: sympy.Symbol(name, integer=True, positive=True) for name in _names([ir.SymbolicDim(text)])}
+    try:
+        return str(sympy.simplify(sympy.sympify(text, locals=symbols)))
+    except (sympy.SympifyError, TypeError, AttributeError, SyntaxError):
+        return text
