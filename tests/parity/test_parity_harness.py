@@ -172,6 +172,20 @@ def test_overflow_to_nan_in_half_precision_fails_pytorch_itself():
     assert stages(attend, {}, [ParityCase("loud", dict(zip("qkv", loud, strict=True)))], "bf16").passed
 
 
+def test_an_error_of_pytorchs_own_kernel_widens_no_other_budget():
+    """A function that is wrong only where nothing watches it stands for a fused kernel with a bug."""
+
+    def watched(x):
+        return torch.utils._python_dispatch._get_current_dispatch_mode() is not None
+
+    def buggy(x):
+        return x * 1.7 if watched(x) else x * 1.7 + 0.5
+
+    case = ParityCase("kernel", {"x": torch.randn(4, 8, generator=torch.Generator().manual_seed(0))})
+    report = stages(buggy, {"fused": lambda x: x * 1.7, "exported": lambda x: x * 1.7 + 0.5}, [case], "fp16")
+    assert [row.status for row in report.rows] == ["fail", "ok", "fail"]
+
+
 def test_tf32_is_a_mode_of_its_own():
     def attend(q, k, v):
         return torch.softmax(q @ k.mT * 0.25, dim=-1) @ v
