@@ -83,3 +83,12 @@ class Builder:
     def axes(self, *axes: int) -> ir.Value:
         """Returns a constant int64 vector."""
         return self.constant(np.asarray(axes, dtype=np.int64))
+
+
+def take_place(old: ir.Value, new: ir.Value) -> None:
+    """Lets `new` take the place of `old`: its uses, its name, and what was noted about it."""
+    name = old.name
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    old.name = f"{name}/replaced"
+    new.name, new.doc_string = name, old.doc_string
+    new.metadata_props.update(old.metadata_props)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from export.fuse.build import Attribute, Builder
+from export.fuse.build import Attribute, Builder, take_place
 from export.fuse.contract import Agreement, Block, operand_dims, uncast
 from export.fuse.graph import Dim, dims, made_by, permutation, rank, uniform
 from export.fuse.masks import write_mask
@@ -75,12 +75,12 @@ def emit(block: Block, agreed: Agreement, masked_rows: str) -> Emitted:
     output, old = node.outputs[0], product.outputs[0]
     if old.dtype is not None and old.dtype != agreed.dtype:
         output = build("Cast", output, dtype=old.dtype, to=int(old.dtype))
-    _replace(old, _leave(build, output, old))
+    take_place(old, _leave(build, output, old))
     if wanted is not None:
         weights = node.outputs[3]
         if wanted.dtype is not None and wanted.dtype != agreed.dtype:
             weights = build("Cast", weights, dtype=wanted.dtype, to=int(wanted.dtype))
-        _replace(wanted, weights)
+        take_place(wanted, weights)
         if isinstance(node.graph, ir.Graph):
             node.graph.sort()  # what reads the weights may stand before the product whose place the op took
     return Emitted(node, scale, mask.kind, mask.masked_rows)
@@ -159,11 +159,3 @@ def _leave(build: Builder, output: ir.Value, old: ir.Value) -> ir.Value:
         return build("Reshape", output, rest, dtype=old.dtype, shape=old.shape)
     target = build("Concat", build.constant(np.asarray([-1], np.int64)), rest, dtype=ir.DataType.INT64, axis=0)
     return build("Reshape", output, target, dtype=old.dtype, shape=old.shape)
-
-
-def _replace(old: ir.Value, new: ir.Value) -> None:
-    """Lets `new` take the place and the name of `old`."""
-    name = old.name
-    old.replace_all_uses_with(new, replace_graph_outputs=True)
-    old.name = f"{name}/replaced"
-    new.name = name

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from export.fuse.build import Attribute, Builder
+from export.fuse.build import Attribute, Builder, take_place
 from export.fuse.graph import Dim, attribute, broadcast, dim, dims, rank, uniform
 from export.fuse.lanes import last_axis, slice_of_last
 from export.fuse.rope import Rotation, read_rotation
@@ -86,10 +86,7 @@ def _write(
     if axis == 2:
         output = build("Transpose", output, dtype=x.dtype, perm=(0, 2, 1, 3))
     output.shape = result.shape
-    name = result.name
-    result.replace_all_uses_with(output, replace_graph_outputs=True)
-    result.name = f"{name}/replaced"
-    output.name = name
+    take_place(result, output)
     return Rotated(written, output)
 
 

@@ -2,7 +2,7 @@
 
 import onnx_ir as ir
 
-from export.fuse.build import Builder
+from export.fuse.build import Builder, take_place
 from export.fuse.graph import dims
 
 
@@ -38,10 +38,7 @@ def _try(node: ir.Node) -> bool:
         output = build("Transpose", product, dtype=product.dtype, perm=[made.index(x) for x in result])
     old = node.outputs[0]
     output.shape = old.shape
-    name = old.name
-    old.replace_all_uses_with(output, replace_graph_outputs=True)
-    old.name = f"{name}/einsum"
-    output.name = name
+    take_place(old, output)
     graph = node.graph
     if graph is not None:
         graph.remove(node, safe=True)
