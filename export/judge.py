@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,7 @@ from engines import engine_json
 from engines.errors import BackendMissingError, ToolkitError, UsageError
 from engines.gpus import gpus
 from engines.profiles import Profile
+from export.fuse.rows import Attention
 from export.spec import Spec
 
 if TYPE_CHECKING:
@@ -41,6 +42,12 @@ def stages(folder: Path, spec: Spec, damaged: Mapping[str, str] | None = None) -
         else:
             found[stage] = path
     return found
+
+
+def masked_rows(attentions: Iterable[Attention], spec: Spec) -> str:
+    """Returns what rows without keys must give after fusing: what was asked for, or what a row says has changed."""
+    changed = any(row.masked_rows == "zero" for row in attentions)
+    return "zero" if changed else spec.masked_rows
 
 
 def failures(parity: "ParityReport", unmet: str | None) -> tuple[str, ...]:

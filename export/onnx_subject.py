@@ -41,14 +41,14 @@ class OnnxSubject:
 
     kind = "onnx"
 
-    def __init__(self, path: Path, dtype: str, masked_rows: str, seed: int) -> None:
+    def __init__(self, path: Path, dtype: str, seed: int) -> None:
         """Reads the file.
 
         Raises:
             ModelFileError: It cannot be read as an ONNX model.
             UsageError: A weight is NaN, or the graph has an operator that nothing here can run.
         """
-        self._path, self._dtype, self._masked_rows, self._seed = path, dtype, masked_rows, seed
+        self._path, self._dtype, self._seed = path, dtype, seed
         self._model = model_file.load(path)
         self._how = "the highest precision that runs"
         _refuse_unknown(self._model, path)
@@ -107,7 +107,11 @@ class OnnxSubject:
                 raise UsageError(f"{self._path} does not run at {text or 'its fixed sizes'}: {error}") from error
 
     def judge(
-        self, exported: Exported, stages: Mapping[str, Any], profile: Mapping[str, tuple[int, int, int]]
+        self,
+        exported: Exported,
+        stages: Mapping[str, Any],
+        profile: Mapping[str, tuple[int, int, int]],
+        masked_rows: str,
     ) -> "ParityReport":
         """Runs every stage on random inputs of several sizes and compares them with the file's float64 twin."""
         from engines.ort_runner import OrtRunner
@@ -119,7 +123,7 @@ class OnnxSubject:
         if self._dtype == "bf16":
             reason = "without a PyTorch source the yardstick is ONNX Runtime, whose CPU provider lacks bfloat16 kernels"
             return ParityReport(
-                tuple(ParityRow("typical", s, NOT_RUN, reason=reason) for s in stages), self._dtype, self._masked_rows
+                tuple(ParityRow("typical", s, NOT_RUN, reason=reason) for s in stages), self._dtype, masked_rows
             )
         cases = list(self._cases(exported, profile))
         truth = onnx_truth.of(self._model, cases[0][1])
@@ -141,7 +145,7 @@ class OnnxSubject:
                     continue
                 runs = moved if stage == "exported" else [*moved, plain]
                 rows.append(_judged(name, stage, run, feeds, exact, runs, row))
-        return ParityReport(tuple(rows), self._dtype, self._masked_rows)
+        return ParityReport(tuple(rows), self._dtype, masked_rows)
 
     def _cases(self, exported: Exported, profile: Mapping[str, tuple[int, int, int]]) -> "Iterator[tuple[str, Arrays]]":
         def sizes(batch: int | None = None, lengths: tuple[int, ...] = ()) -> dict[str, int]:

@@ -83,7 +83,7 @@ def _build(todo: Plan, loaded: subject.Subject, parts: digest.Parts, folder: Pat
     folders.write_engines(folder, built)
 
     stages = judge.stages(folder, spec)
-    parity = loaded.judge(exported, stages, profile.dims)
+    parity = loaded.judge(exported, stages, profile.dims, judge.masked_rows(fused.attentions, spec))
     _log.info("parity    %s", parity.summary())
 
     report = Report(

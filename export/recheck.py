@@ -51,7 +51,7 @@ def recheck(folder: Path) -> Report:
     judging = _who(spec, parts, exported, folder, damaged)
     _log.info("truth     %s", judging.subject.truth)
     stages = judge.stages(folder, spec, damaged)
-    parity = judging.subject.judge(judging.exported, stages, before.profile)
+    parity = judging.subject.judge(judging.exported, stages, before.profile, judge.masked_rows(before.attentions, spec))
     _log.info("parity    %s", parity.summary())
     changed = [f"{name} {what}." for name, what in damaged.items()]
     return replace(

@@ -78,9 +78,13 @@ class Subject(Protocol):
         """Runs it at the corners of the profile. Raises UsageError where it does not take such a size."""
 
     def judge(
-        self, exported: Exported, stages: Mapping[str, Any], profile: Mapping[str, tuple[int, int, int]]
+        self,
+        exported: Exported,
+        stages: Mapping[str, Any],
+        profile: Mapping[str, tuple[int, int, int]],
+        masked_rows: str,
     ) -> "ParityReport":
-        """Runs every stage on the parity cases."""
+        """Runs every stage on the parity cases; `masked_rows` is what fusing left rows without keys to give."""
 
 
 def load(spec: Spec) -> Subject:
@@ -92,7 +96,7 @@ def load(spec: Spec) -> Subject:
     if spec.is_onnx:
         from export.onnx_subject import OnnxSubject
 
-        return OnnxSubject(Path(spec.source), str(spec.dtype), spec.masked_rows, spec.seed)
+        return OnnxSubject(Path(spec.source), str(spec.dtype), spec.seed)
     return ModuleSubject(spec)
 
 
@@ -189,7 +193,11 @@ class ModuleSubject:
                 ) from error
 
     def judge(
-        self, exported: Exported, stages: Mapping[str, Any], profile: Mapping[str, tuple[int, int, int]]
+        self,
+        exported: Exported,
+        stages: Mapping[str, Any],
+        profile: Mapping[str, tuple[int, int, int]],
+        masked_rows: str,
     ) -> "ParityReport":
         """Runs PyTorch at the dtype and every stage against the module in float64, at sizes of the profile."""
         from export.parity import check_stages
@@ -197,9 +205,7 @@ class ModuleSubject:
         source = replace(self.source, dims=dict(profile))
         if source.form is not None:
             source = replace(source, form=replace(source.form, dims=dict(profile)))
-        return check_stages(
-            source, exported.raw, stages, dtype=str(self._spec.dtype), masked_rows=self._spec.masked_rows
-        )
+        return check_stages(source, exported.raw, stages, dtype=str(self._spec.dtype), masked_rows=masked_rows)
 
 
 def _listed(sizes: Mapping[str, int]) -> str:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -42,7 +43,10 @@ def transcripts() -> dict[str, str]:
 def environment() -> dict[str, str]:
     """Returns an environment in which `python` is this one, on a machine that shows no GPU."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    found = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    if not any(entry.name == "attnproof" for entry in entry_points(group="pytest11")):
+        found["PYTEST_PLUGINS"] = "export.parity.pytest_plugin"  # a source tree that was not installed
+    return found
 
 
 def run(command: str, place: Path) -> "subprocess.CompletedProcess[str]":

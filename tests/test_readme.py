@@ -1,78 +1,49 @@
 """The README is true: its files are written, its commands run, and what it shows as output is what they print."""
 
-import os
+import json
 import re
-import subprocess
-import sys
+import shlex
 from pathlib import Path
 
 import forms_table
-import pytest
 import readme
 
-ROOT = Path(__file__).parents[1]
 # Shown to be typed by the reader: a network and minutes are needed. `make build` is the first transcript's command.
 BY_HAND = {"git clone <this repository> attnproof && cd attnproof", "make build"}
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the files that the README shows, in which its commands have been run in order."""
-    folder = tmp_path_factory.mktemp("readme")
+def test_files_commands_and_transcripts_are_true(tmp_path: Path) -> None:
     for name, text in readme.files().items():
-        (folder / name).write_text(text)
-    return folder
-
-
-def run(command: str, place: Path) -> subprocess.CompletedProcess[str]:
-    return readme.run(command, place)
-
-
-def commands() -> list[str]:
-    return [line for block in readme.blocks("sh") for line in block.text.splitlines() if line not in BY_HAND]
-
-
-def test_everything_that_can_be_run_is(place: Path) -> None:
-    for command in commands():
-        done = run(command, place)
+        (tmp_path / name).write_text(text)
+    shown = readme.transcripts()
+    # `make build` is typed by hand; what it runs is the first transcript's command.
+    commands = [line for block in readme.blocks("sh") for line in block.text.splitlines() if line not in BY_HAND]
+    for command in [next(iter(shown)), *commands]:
+        done = readme.run(command, tmp_path)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    plain = [block.text for block in readme.blocks("python") if not block.name]
-    assert len(plain) == 1
-    lines = [line for line in plain[0].splitlines() if line.strip()]
-    assert len(lines) <= 8
-    done = subprocess.run(
-        [sys.executable, "-c", plain[0]], cwd=place, env=readme.environment(), capture_output=True, text=True
-    )
+        if command in shown:
+            assert masked(done.stdout) == masked(shown.pop(command)), command
+    assert not shown, "every command with a transcript is in a block before it"
+    (plain,) = [block.text for block in readme.blocks("python") if not block.name]
+    assert len([line for line in plain.splitlines() if line.strip()]) <= 8
+    done = readme.run(f"python -c {shlex.quote(plain)}", tmp_path)
     assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.parametrize("command", readme.transcripts())
-def test_transcripts_are_what_the_command_prints(place: Path, command: str) -> None:
-    for prelude in commands():
-        if prelude.startswith("python foreign.py"):
-            run(prelude, place)
-    done = run(command, place)
-    assert done.returncode == 0, done.stderr
-    assert masked(done.stdout) == masked(readme.transcripts()[command])
 
 
 def masked(text: str) -> str:
     """Numbers that a machine, a version or rounding moves are compared by their place only."""
     text = re.sub(r"\d+(\.\d+)?(e[+-]\d+)?", "#", text)
-    text = re.sub(r"(at \w+)\[[#, ]*\]|\b(typical|example|redrawn|odd|peaked|profile-max|[a-z-]+) at", r"\1", text)
+    for case in ("typical", "example", "redrawn", "peaked", "large-logits", "profile-max", "odd"):
+        text = text.replace(case, "case")  # which one is worst may differ by a hair between machines
     return re.sub(r"[ -]{2,}", "  ", text)
 
 
 def test_the_table_is_that_of_the_json() -> None:
-    import json
-
     rows = json.loads(forms_table.JSON.read_text())
     assert readme.README.read_text() == forms_table.with_table(readme.README.read_text(), forms_table.markdown(rows))
 
 
 def test_every_form_is_in_the_table() -> None:
-    import json
-
     from export.model import registry
 
     assert [row["form"] for row in json.loads(forms_table.JSON.read_text())] == list(registry.form_names())
@@ -83,4 +54,3 @@ def test_every_command_is_in_the_table_of_commands() -> None:
 
     listed = re.findall(r"^\| `(\w+)", readme.README.read_text(), re.MULTILINE)
     assert set(VERBS) <= set(listed)
-    assert os.path.exists(ROOT / "constraints.txt")

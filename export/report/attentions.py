@@ -25,7 +25,10 @@ def render(rows: Sequence[Attention], columns: Mapping[str, Sequence[str]] | Non
         for r in rows
         if r.status == "kept"
     ]
-    return "\n".join(filter(None, (text, "".join(kept), counts(rows))))
+    changed = [
+        f"masked rows of {r.name}: {r.reason}\n" for r in rows if r.status == "fused" and r.masked_rows != "keep"
+    ]
+    return "\n".join(filter(None, (text, "".join(kept + changed), counts(rows))))
 
 
 def counts(rows: Sequence[Attention]) -> str:

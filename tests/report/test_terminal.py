@@ -1,0 +1,104 @@
+"""What the one screen says: verdicts, NOT RUN, kernels with their reasons, and nothing that was not seen."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from export.fuse.rows import Attention, Verification
+from export.parity import ParityReport, ParityRow
+from export.report import record, table, terminal
+
+ROWS = (
+    ParityRow("typical", "pytorch", "ok", 1e-4, 2e-4, 0.5, "y", (0, 1), 1.0, 1.0001),
+    ParityRow("odd", "pytorch", "ok", 3e-4, 4e-4, 0.75, "y", (0, 2), 1.0, 1.0003),
+    ParityRow("typical", "fused", "ok", 1e-4, 2e-4, 0.5, "y", (0, 1), 1.0, 1.0001),
+    ParityRow("odd", "fused", "fail", 9e-1, 4e-4, 2250.0, "y", (0, 2), 1.0, 1.9, "3 elements lie outside."),
+    ParityRow("typical", "engine-sm89", "not run", reason="no GPU"),
+    ParityRow("odd", "engine-sm89", "not run", reason="no GPU"),
+)
+FUSED = Attention(
+    "attn", "fused", "F001", "One op.", "ai.onnx::Attention", 8, 2, 64, mask="bool", rope="qk",
+    verify=Verification(1e-7, 1e-6, 6),
+)  # fmt: skip
+KEPT = Attention("softmax_1", "kept", "K203", "Not over the keys.", "Softmax", source="net.py:12")
+REPORT = record.Report(
+    spec={"source": "net.py:make", "target": "tensorrt-rtx", "dtype": "fp16"},
+    folder=Path("out/net"),
+    digest="0" * 64,
+    truth="net in float64",
+    opset=23,
+    exporter="dynamo",
+    builder="tensorrt-rtx 1.7",
+    profile={"batch": (1, 2, 8)},
+    attentions=(FUSED, KEPT),
+    steps=(record.Step("attn", "expand mask", "it must be."),),
+    engines=(
+        record.Engine(
+            89, "model.89.engine", 1.25, 2048, None,
+            {
+                "attn": record.Kernel(True, ("mha",), "One kernel."),
+                "softmax_1": record.Kernel(False, ("a", "b"), "Two GEMMs."),
+            },
+        ),
+    ),
+    parity=ParityReport(ROWS),
+    failures=("fused, case odd: 3 elements lie outside.",),
+    notes=("a note",),
+    not_run=("engine-sm89: no GPU",),
+)  # fmt: skip
+
+
+def cells(text: str, first: str) -> list[str]:
+    line = next(line for line in text.splitlines() if line.startswith(first))
+    return [cell.strip() for cell in line.split("  ") if cell.strip()]
+
+
+def test_a_failing_report() -> None:
+    text = terminal.render(REPORT)
+    assert cells(text, "pytorch") == ["pytorch", "2/2", "1.00e-04", "odd", "3.00e-04", "4.00e-04", "0.75", "ok"]
+    assert cells(text, "fused") == ["fused", "2/2", "1.00e-04", "odd", "9.00e-01", "4.00e-04", "2250.00", "FAILED"]
+    assert cells(text, "engine-sm89") == ["engine-sm89", "0/2", "-", "-", "-", "-", "-", "NOT RUN"]
+    assert cells(text, "attn") == [
+        "attn", "fused", "F001", "ai.onnx::Attention", "bool", "qk", "8/2 x 64", "1.00e-07 / 1.00e-06", "fused",
+    ]  # fmt: skip
+    assert cells(text, "softmax_1")[-2:] == ["-", "decomposed"]
+    for sentence in (
+        "kept softmax_1: K203: Not over the keys. [net.py:12]",
+        "2 found: 1 fused, 1 kept, 0 already one op.",
+        "SM 89 softmax_1: Two GEMMs.",
+        "lowered: attn: expand mask: it must be.",
+        "note: a note",
+        "NOT RUN: engine-sm89: no GPU",
+        "failed: fused, case odd: 3 elements lie outside.",
+    ):
+        assert sentence in text.splitlines()
+    assert text.splitlines()[-1] == "FAILED"
+
+
+def test_a_passing_report_ends_in_passed() -> None:
+    assert terminal.render(replace(REPORT, failures=())).splitlines()[-1] == "PASSED"
+
+
+def test_a_kernel_that_the_log_does_not_name_is_unknown_and_not_fused() -> None:
+    engine = replace(REPORT.engines[0], attentions={"attn": record.Kernel(None, (), "The log lists no layers.")})
+    text = terminal.render(replace(REPORT, engines=(engine,)))
+    assert cells(text, "attn")[-1] == "unknown"
+    assert cells(text, "softmax_1")[-1] == "unknown"
+    assert "SM 89 attn: The log lists no layers." in text
+
+
+def test_fusion_that_was_not_verified_says_so() -> None:
+    text = terminal.render(replace(REPORT, attentions=(replace(FUSED, verify=None),)))
+    assert "NOT RUN" in cells(text, "attn")
+
+
+def test_the_record_survives_json() -> None:
+    import json
+
+    data = json.loads(json.dumps(REPORT.as_json()))
+    assert record.Report.from_json(data, REPORT.folder) == REPORT
+
+
+def test_tables_align_and_numbers_stand_right() -> None:
+    text = table.render(("name", "n"), [("a", 5), ("bcd", 123), ("e", None)])
+    assert text == "name    n\n----  ---\na       5\nbcd   123\ne       -\n"
+    assert table.render(("name",), []) == ""
