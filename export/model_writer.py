@@ -129,11 +129,14 @@ def _write_model(model: ir.Model, path: Path) -> None:
     except OSError:
         raise
     except Exception as e:  # protobuf has no one exception for "too large"
-        raise UsageError(f"Cannot write {path}: the graph does not serialise ({e}).") from e
+        raise UsageError(
+            f"Cannot write {path}: the graph does not serialise ({e}). Protobuf ends at {PROTOBUF_LIMIT} bytes; "
+            "large Constant nodes must become initializers first."
+        ) from e
     if len(content) > PROTOBUF_LIMIT:
         raise UsageError(
             f"Cannot write {path}: {len(content)} bytes without its external weights, and protobuf ends at "
-            f"{PROTOBUF_LIMIT}. Large Constant nodes must become initializers first."
+            f"{PROTOBUF_LIMIT}; large Constant nodes must become initializers first."
         )
     with _replacing(path) as file:
         file.write(content)

@@ -92,9 +92,10 @@ def _judge(value: ir.Value, seen: dict[ir.Value, Bound], depth: int) -> Bound:
 def _of_array(data: np.ndarray) -> Bound:
     if data.size == 0 or data.dtype.kind == "b":
         return Bound(1.0, False)
-    numbers = np.abs(data.astype(np.float64))
+    numbers = data if data.dtype in (np.float32, np.float64) else data.astype(np.float64)  # a mask can be large
     finite = np.isfinite(numbers)
-    return Bound(float(numbers.max(where=finite, initial=0.0)), not bool(finite.all()))
+    high, low = numbers.max(where=finite, initial=0.0), numbers.min(where=finite, initial=0.0)
+    return Bound(max(float(high), -float(low)), not bool(finite.all()))
 
 
 def _data_inputs(node: ir.Node) -> list[ir.Value | None]:

@@ -165,6 +165,20 @@ def test_a_wider_mask_than_q(target: str) -> None:
     np.testing.assert_allclose(got.astype(np.float64), want, atol=4e-3)
 
 
+@pytest.mark.parametrize("target", ["ort", "tensorrt-rtx"])
+@pytest.mark.parametrize("shape", [(2, 1, 1, 7), (5, 7), (7,)])
+def test_a_mask_of_unknown_rank(target: str, shape: tuple[int, ...]) -> None:
+    graph = g.attention(f"bool[{','.join(map(str, shape))}]")
+    given = g.feeds(graph)
+    want = expected(graph, given)
+    graph.graph.inputs[3].shape = None
+    lowered = lower(graph, target).model
+    runnable = lowered if target == "ort" else for_ort_check(lowered)
+    compare(g.run_ort(runnable, given), want, 2e-6)
+    if target != "ort":
+        assert len(g.node(lowered, "Concat").inputs) == 4  # the mask is expanded to four axes, whatever it has
+
+
 @pytest.mark.parametrize("target", ["ort", "tensorrt-rtx", "tensorrt"])
 def test_lowering_again_changes_nothing(target: str) -> None:
     for case in ("causal-bool", "float[B,1,S,T]", "softcap", "small-head"):

@@ -80,6 +80,13 @@ def test_layers_share_one_lowered_mask() -> None:
     assert once.count("Where") == 1 + 4  # the mask, and the rows of each output
 
 
+def test_equal_nodes_of_the_user_are_left_alone() -> None:
+    qkv = "float16[B,4,S,16] q, float16[B,4,S,16] k, float16[B,4,S,16] v, bool[B,1,1,S] m"
+    body = "a = Relu (v) b = Relu (v) c = Add (a, b) [attn] y = Attention <scale: float = 0.25> (q, k, c, m)"
+    lowered = lower(g.model(qkv, body, "float16[B,4,S,16] y"), RTX).model
+    assert g.ops(lowered).count("Relu") == 2
+
+
 # ---- ONNX Runtime
 
 
@@ -219,6 +226,14 @@ def test_rtx_one_head_under_a_mask_becomes_the_batch() -> None:
         "[1,B,1,T]",
     ]
     assert [s.action for s in lower(g.attention(dtype="float16", heads=1, kv_heads=1, queries="5"), RTX).steps] == []
+
+
+def test_rtx_one_head_under_a_mask_in_a_batch_of_one_is_taken_apart() -> None:
+    inputs = "float16[1,1,5,16] q, float16[1,1,T,16] k, float16[1,1,T,16] v, bool[1,1,5,T] m"
+    body = "[attn] y = Attention <scale: float = 0.25> (q, k, v, m)"
+    steps = lower(g.model(inputs, body, "float16[1,1,5,16] y"), RTX).steps
+    assert [s.action for s in steps] == ["finite mask", "mark decomposable"]
+    assert "mask with fewer than 2 heads" in steps[1].why
 
 
 def test_tensorrt_marks_all_because_its_range_is_not_known() -> None:
