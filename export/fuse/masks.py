@@ -73,9 +73,11 @@ def write_mask(build: Builder, block: Block, agreed: Agreement, key: ir.Value, m
 
 
 def _absorbs(stages: tuple[Stage, ...], dtype: ir.DataType) -> bool:
-    """Says whether a deeper fill means the same: the type holds it, and nothing is added to a filled row later."""
-    first = next((at for at, s in enumerate(stages) if s.kind == "fill"), len(stages))
-    return dtype != ir.DataType.FLOAT16 and all(s.kind not in ("add", "subtract") for s in stages[first:])
+    """Says whether a deeper fill means the same: the type holds it, and nothing is added before or after.
+
+    What is added may hide keys too: a row with some keys filled and the others at -1e9 is a mean over all of them.
+    """
+    return dtype != ir.DataType.FLOAT16 and all(s.kind not in ("add", "subtract") for s in stages)
 
 
 def _all(build: Builder, conditions: list[ir.Value]) -> ir.Value:
@@ -124,7 +126,7 @@ def _positive(condition: ir.Value, keep_when: bool) -> tuple[ir.Value, bool]:
 
 def _meaning(block: Block, fills: list[float], masked_rows: str) -> str:
     if not fills:
-        return "as the float mask says"
+        return "what the float mask says"
     if block.weights.guarded or block.weights.hidden:
         return "zero"
     if all(f == -np.inf for f in fills):
