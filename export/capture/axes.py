@@ -91,7 +91,8 @@ def _grow_ones(module: torch.nn.Module, found: Found, axis: int, name: str) -> N
     lead = next((x for x in leaves.values() if x.ndim >= 2), None)
     if lead is None or lead.shape[axis] != 1:
         return
-    ones = [key for key, x in leaves.items() if x.ndim > axis and x.shape[axis] == 1]
+    ranks = range(axis + 1, 99 if axis == 0 else 4)  # in [B, 1, L, S] the 1 stands for heads
+    ones = [key for key, x in leaves.items() if x.ndim in ranks and x.shape[axis] == 1]
     grown = resized(found.inputs, {key: {axis: 2 + axis} for key in ones})
     error = try_call(module, grown)
     if error is None:

@@ -58,18 +58,28 @@ def call(module: torch.nn.Module, inputs: dict[str, Any]) -> Any:
 
 
 def refuse_mismatch(module: torch.nn.Module, inputs: dict[str, Any], origin: str) -> None:
-    """Returns if the module runs on the inputs.
+    """Returns if the module runs on the inputs and returns tensors.
 
     Raises:
-        UsageError: It does not; the message gives the user's line.
+        UsageError: It does not, and the message gives the user's line; or it returns something no graph can.
     """
-    error = try_call(module, inputs)
-    if error is not None:
+    name = type(module).__name__
+    try:
+        leaves = tree.outputs(call(module, inputs))
+    except Exception as error:  # forward is the user's code
         shapes = ", ".join(f"{name} {tuple(x.shape)}" for name, x in tree.leaves(inputs) if hasattr(x, "shape"))
         raise UsageError(
-            f"{origin}: {type(module).__name__} does not run on its own example inputs ({shapes}): {described(error)}. "
+            f"{origin}: {name} does not run on its own example inputs ({shapes}): {described(error)}. "
             "Return inputs from the factory that the module accepts."
         ) from error
+    foreign = [leaf for _, leaf in leaves if not isinstance(leaf, (torch.Tensor, *tree.CONSTANTS))]
+    if foreign:
+        raise UsageError(
+            f"{origin}: {name} returns a {type(foreign[0]).__name__}, which a graph cannot. Return tensors, tuples and "
+            "dicts of them; Hugging Face models do with use_cache=False."
+        )
+    if not any(isinstance(leaf, torch.Tensor) for _, leaf in leaves):
+        raise UsageError(f"{origin}: {name} returns no tensor, so there is nothing to export. Return its result.")
 
 
 def _parameters(module: torch.nn.Module, origin: str) -> dict[str, inspect.Parameter]:

@@ -55,6 +55,7 @@ def of_module(name: str, module: Any, inputs: Any, dynamic_shapes: Any = None) -
     from export.capture.inputs import bind, refuse_mismatch
     from export.capture.precision import refuse_non_finite, to_dtype
 
+    module = _bare(module)
     refuse_non_finite(module)
     ready = to_dtype(module.to("cpu").eval(), "fp32")
     bound = bind(ready, inputs, name)
@@ -65,6 +66,17 @@ def of_module(name: str, module: Any, inputs: Any, dynamic_shapes: Any = None) -
         found = axes.find(ready, bound)
         return Source(name, ready, found.inputs, found.dynamic, found.dims, warnings=tuple(found.notes))
     return _of_given(name, ready, bound, dynamic_shapes)
+
+
+def _bare(module: "torch.nn.Module") -> "torch.nn.Module":
+    """Returns the user's own module out of torch.compile and DataParallel, whose forward takes anything."""
+    import torch
+
+    wrappers = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)
+    while isinstance(module, wrappers) or hasattr(module, "_orig_mod"):
+        inner: Any = module.module if isinstance(module, wrappers) else module._orig_mod
+        module = inner
+    return module
 
 
 def _of_factory(text: str, seed: int) -> Source:

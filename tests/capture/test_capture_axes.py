@@ -57,6 +57,13 @@ def test_a_batch_of_one_grows_and_a_batch_that_must_be_one_is_noted() -> None:
     grown = found(nn.Linear(4, 4), (rand(1, 7, 4),))
     assert grown.inputs["input"].shape == (2, 7, 4) and grown.dynamic == {"input": {0: "batch", 1: "length"}}
 
+    class Masked(nn.Module):  # the mask's second axis stands for heads, whatever the length is
+        def forward(self, x, mask):
+            return (x[:, None] @ x[:, None].transpose(2, 3) + mask).expand(-1, 2, -1, -1)
+
+    step = found(Masked(), (rand(1, 1, 4), rand(1, 1, 1, 1)))
+    assert step.dynamic["x"] == {0: "batch", 1: "length"} and step.inputs["mask"].shape[:2] == (2, 1)
+
     class Single(nn.Module):
         def forward(self, x):
             return x.squeeze(0) @ x.squeeze(0).T

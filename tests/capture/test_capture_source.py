@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import textwrap
+import warnings
 from pathlib import Path
 
 import pytest
@@ -188,13 +189,40 @@ def test_infinities_of_a_mask_buffer_are_no_bad_weights() -> None:
     assert of_module("causal", Causal(), (torch.randn(2, 5, 4),)).sizes() == {"batch": 2}
 
 
-def test_positional_only_parameters_and_foreign_outputs() -> None:
+def test_positional_only_parameters() -> None:
     class Positional(nn.Module):
         def forward(self, x, /):
             return x
 
     with pytest.raises(UsageError, match="`x` is positional-only"):
         of_module("positional", Positional(), (torch.zeros(2),))
+
+
+def test_outputs_that_no_graph_has() -> None:
+    class Cache:
+        pass
+
+    class Returning(nn.Module):
+        def __init__(self, value: object) -> None:
+            super().__init__()
+            self.value = value
+
+        def forward(self, x: torch.Tensor) -> object:
+            return self.value
+
+    for value, words in (((torch.zeros(1), Cache()), "returns a Cache, which a graph cannot"), (None, "no tensor")):
+        with pytest.raises(UsageError, match=words):
+            of_module("returning", Returning(value), (torch.zeros(2, 3),))
+
+
+def test_wrappers_are_taken_off() -> None:
+    inner = nn.Linear(4, 4)
+    with warnings.catch_warnings():
+        # torch.compile imports a part of PyTorch that uses what PyTorch has deprecated.
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="torch")
+        compiled = torch.compile(inner)
+    for wrapped in (compiled, nn.DataParallel(inner)):
+        assert list(of_module("wrapped", wrapped, (torch.zeros(2, 3, 4),)).inputs) == ["input"]
 
 
 def test_lazy_modules_must_be_called_first() -> None:
