@@ -59,7 +59,8 @@ def build_engines(todo: Plan, model: Path, profile: Profile, folder: Path) -> tu
         except BaseException:  # Ctrl-C: the workers see it at their next progress report
             stop.set()
             raise
-    show("")
+        finally:
+            show("")
     real = [error for error in errors if not isinstance(error, _CancelledError)]
     if real:
         raise real[0]
