@@ -1,6 +1,7 @@
 """Attention blocks in two spellings, a small PyTorch module and a hand-built graph of one Attention op, with cases."""
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import ml_dtypes
 import numpy as np
@@ -9,7 +10,8 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
-from export.parity import ParityCase
+from engines.ort_runner import OrtRunner
+from export.parity import ParityCase, ParityReport, check_stages
 
 ONNX_DTYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 MAX_LENGTH = 64
@@ -44,6 +46,7 @@ SPECS = (
     Spec("rope-half", rope="half", mask="bool"),
     Spec("rope-interleaved", rope="interleaved", heads=6, kv_heads=3, causal=True),
 )
+BY_NAME = {spec.name: spec for spec in SPECS}
 
 
 class Block(nn.Module):
@@ -230,3 +233,17 @@ def graph(module: Block, dtype: str, *, three_d: bool = False) -> onnx.ModelProt
     model = helper.make_model(body, opset_imports=[helper.make_opsetid("", 23)], ir_version=11)
     onnx.checker.check_model(model, full_check=True)
     return model
+
+
+def runner(model: onnx.ModelProto) -> OrtRunner:
+    return OrtRunner(model.SerializeToString(), threads=1)
+
+
+def stages(module, candidates, cases, dtype, **options) -> ParityReport:
+    """The report over candidates by stage, as a pipeline asks for it."""
+    source = SimpleNamespace(module=module, form=None)
+    return check_stages(source, None, candidates, dtype=dtype, cases=cases, **options)
+
+
+def statuses(report: ParityReport, stage: str) -> set[str]:
+    return {row.status for row in report.rows if row.stage == stage}
