@@ -1,6 +1,7 @@
 """Foreign modules through both exporters: the same names, run at three shapes, nothing on stdout."""
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 from foreign_modules import Cached, CrossAttention, Embedded, FixedLength, Keywords, Raw, SelfAttention, rand
@@ -130,6 +131,19 @@ def test_bf16_is_run_widened_and_says_so() -> None:
     assert captured.inputs[0].dtype == "bfloat16"
     assert [w for w in captured.warnings if "NOT RUN" in w and "bf16" in w]
     assert captured.flatten({"src": rand(2, 7, 16)})["src"].dtype.name == "bfloat16"
+
+
+def test_integers_meet_bf16_in_a_trace() -> None:
+    class Scaled(nn.Module):
+        def forward(self, x, steps):
+            return x * steps[..., None]
+
+    # PyTorch writes a cast to complex128 here; unrepaired, no runtime takes the graph.
+    captured = capture(
+        of_module("scaled", Scaled(), (rand(2, 5, 4), torch.arange(5))), dtype="bf16", exporter="torchscript"
+    )
+    casts = [node.attributes["to"].as_int() for node in captured.model.graph if node.op_type == "Cast"]
+    assert casts == [ir.DataType.BFLOAT16]
 
 
 def test_an_unused_input_is_no_input_of_the_graph() -> None:
