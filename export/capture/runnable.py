@@ -35,7 +35,7 @@ def widened(model: "ir.Model") -> "ir.Model":
     copied = model.clone()
     for value in values(copied):
         if value.dtype in _half():
-            value.dtype = ir.DataType.FLOAT
+            value.type = ir.TensorType(ir.DataType.FLOAT)  # not `value.dtype =`: clones share their type objects
         if value.const_value is not None and value.const_value.dtype in _half():
             value.const_value = ir.tensor(_float32(value.const_value), name=value.name)
     for node in copied.graph.all_nodes():
