@@ -44,6 +44,18 @@ def test_batch_first_length_second_and_what_follows_them() -> None:
     assert made.notes == [] and made.dims == {}
 
 
+def test_the_third_axis_is_the_length_where_heads_are_fixed() -> None:
+    class Heads(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.slope = nn.Parameter(torch.ones(4, 1, 1))
+
+        def forward(self, q):
+            return (q @ q.transpose(-1, -2) * self.slope).softmax(-1) @ q
+
+    assert found(Heads(), (rand(2, 4, 7, 8),)).dynamic == {"q": {0: "batch", 2: "length"}}
+
+
 def test_a_vector_is_a_batch_or_a_length_as_the_module_uses_it() -> None:
     class Vector(nn.Module):
         def forward(self, x, positions, scales):
