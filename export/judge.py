@@ -1,7 +1,6 @@
 """Which stages of an artifact folder are judged, what makes the verdict FAILED, and what was not run."""
 
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,12 +34,10 @@ def stages(folder: Path, spec: Spec, damaged: Mapping[str, str] | None = None) -
         path = folder / name
         if damaged and name in damaged:
             found[stage] = NotRun(f"{name} {damaged[name]}")
-        elif stage in ("fused", "lowered"):
-            found[stage] = _on_ort(path, str(spec.dtype))
         elif stage.startswith("engine"):
             found[stage] = _engine(path)
         else:
-            found[stage] = path
+            found[stage] = _on_ort(path, str(spec.dtype))
     return found
 
 
@@ -87,25 +84,15 @@ def notes(profile: Profile) -> tuple[str, ...]:
 
 
 def _on_ort(path: Path, dtype: str) -> Any:
-    """Returns a graph that holds Attention as ONNX Runtime's CPU provider can run it, or why it cannot.
-
-    That provider reads some standard masks wrongly or not at all, and knows no TensorRT attribute, so the graph is
-    lowered once more, for it alone; the numbers stay those of the graph.
-    """
-    from engines.ort_runner import OrtRunner
-    from export import model_file
-    from export.lower import for_ort_check
+    from export.ort_view import open_graph
     from export.parity.result import NotRun
 
     if dtype == "bf16":
         return path  # the harness knows why that does not run
     try:
-        with tempfile.TemporaryDirectory() as place:
-            copy = Path(place) / path.name
-            model_file.save(for_ort_check(model_file.load(path)), copy)
-            return OrtRunner(copy)
+        return open_graph(path)
     except UsageError as error:
-        return NotRun(f"ONNX Runtime's CPU provider does not take {path.name}: {_short(error, path, Path(place))}")
+        return NotRun(f"ONNX Runtime's CPU provider does not take {path.name}: {_short(error, path)}")
 
 
 def _engine(path: Path) -> Any:
@@ -121,9 +108,6 @@ def _engine(path: Path) -> Any:
         return NotRun(_short(error, path))
 
 
-def _short(error: ToolkitError, path: Path, *places: Path) -> str:
+def _short(error: ToolkitError, path: Path) -> str:
     """Returns a message without the folder, which is still a temporary one while it is being filled."""
-    text = str(error)
-    for place in (path.parent, *places):
-        text = text.replace(f"{place}{os.sep}", "")
-    return text
+    return str(error).replace(f"{path.parent}{os.sep}", "")

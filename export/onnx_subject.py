@@ -14,6 +14,7 @@ from engines import feeds as feeding
 from engines.runner import TensorSpec
 from export import model_file, onnx_truth
 from export.errors import ToolkitError, UsageError
+from export.ort_view import open_graph
 from export.subject import Exported, Tensor
 
 if TYPE_CHECKING:
@@ -93,11 +94,9 @@ class OnnxSubject:
         Raises:
             UsageError: ONNX Runtime cannot run the file, or not at such a size.
         """
-        from engines.ort_runner import OrtRunner
-
         if self._dtype == "bf16":
             return  # ONNX Runtime's CPU provider has too few bfloat16 kernels to ask
-        runner = OrtRunner(self._path)
+        runner = open_graph(self._path)
         for corner in range(3):
             sizes = {name: sizes[corner] for name, sizes in dims.items()}
             try:
@@ -114,7 +113,6 @@ class OnnxSubject:
         masked_rows: str,
     ) -> "ParityReport":
         """Runs every stage on random inputs of several sizes and compares them with the file's float64 twin."""
-        from engines.ort_runner import OrtRunner
         from export.parity import candidates
         from export.parity.precision import precision
         from export.parity.result import NOT_RUN, NotRun, ParityReport, ParityRow
@@ -128,7 +126,7 @@ class OnnxSubject:
         cases = list(self._cases(exported, profile))
         truth = onnx_truth.of(self._model, cases[0][1])
         self._how = truth.how
-        own = OrtRunner(self._path, optimization="disable")
+        own = open_graph(self._path, optimization="disable")
         opened = {stage: candidates.opened(candidate, row) for stage, candidate in stages.items()}
         rows: list[ParityRow] = []
         for name, feeds in cases:

@@ -253,3 +253,16 @@ def test_the_report_of_the_python_call_is_the_one_in_the_folder(model: Path, tmp
     assert result.profile == {"batch": (2, 2, 2), "length": (1, 6, 9)}
     assert (tmp_path / "o" / "engine.json").stat().st_mtime >= started - 1
     assert build(str(model), out=str(tmp_path / "o"), target="onnx", shapes=dict(result.spec["shapes"])).reused
+
+
+def test_a_mask_that_onnx_runtime_does_not_take_is_judged_all_the_same(tmp_path: Path) -> None:
+    # ONNX lets the mask broadcast over queries; ONNX Runtime's CPU Attention does not.
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["": 23]> g\n'
+        "(float[batch, 2, length, 8] q, float[batch, 2, length, 8] k, bool[batch, 1, 1, length] mask)"
+        " => (float[batch, 2, length, 8] y) { y = Attention(q, k, k, mask) }"
+    )
+    path = small_models.save(model, tmp_path / "open.onnx")
+    result = build(str(path), out=str(tmp_path / "o"), target="ort", shapes={"batch": (1, 2, 3), "length": (1, 6, 9)})
+    assert {row.stage: row.status for row in result.parity.rows} == {"exported": "ok", "fused": "ok", "lowered": "ok"}
+    assert result.attentions[0].status == "already"

@@ -46,5 +46,5 @@ def heads(row: Attention) -> str:
 def verified(row: Attention) -> str:
     """Returns the error against the budget, or that it was not run."""
     if row.verify is None:
-        return "-" if row.status == "kept" else "NOT RUN"
+        return "NOT RUN" if row.status == "fused" else "-"
     return f"{row.verify.max_error:.2e} / {row.verify.budget:.2e}"
