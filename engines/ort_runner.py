@@ -32,7 +32,7 @@ class OrtRunner:
         provider: str = "cpu",
         *,
         threads: int | None = None,
-        optimization: str = "all",
+        optimization: str = "layout",
         verbose: bool = False,
         allow_fallback: bool = False,
     ) -> None:
@@ -43,6 +43,8 @@ class OrtRunner:
             provider: "cpu", "cuda", "tensorrt" or "tensorrt-rtx".
             threads: Threads inside one operator; None leaves the choice to ONNX Runtime.
             optimization: Which graph optimisations the session does: "all", "layout", "extended", "basic", "disable".
+                Not "all" unless asked for: ONNX Runtime 1.31 ends the process with it (a segmentation fault) on an
+                fp16 encoder layer exported at opset 20, and does not with "layout", the level below.
             verbose: Let ONNX Runtime write its own log to stderr.
             allow_fallback: Accept computing nodes on another provider; they are in `fallback` then.
 
