@@ -143,12 +143,11 @@ def _types(block: Block) -> tuple[ir.DataType, ir.DataType | None]:
     softmax = block.softmax.inputs[0].dtype if block.softmax.inputs[0] is not None else None
     if query is None or value is None or key != query:
         raise Refusal("K205", f"Q, K and V at {label(block.softmax)} have types {query}, {key} and {value}.")
-    if query == value:
-        return query, softmax if softmax is not None and softmax != query else None
-    for narrow, wide in ((query, value), (value, query)):
-        operands = [block.scores.query.value, block.scores.key_t.value, block.weights.value]
-        if all(v.dtype == narrow or _uncast(v, narrow) is not None for v in operands):
-            return narrow, wide
+    narrow, wide = sorted((query, value), key=lambda dtype: dtype.itemsize)
+    operands = [block.scores.query.value, block.scores.key_t.value, block.weights.value]
+    widened = narrow.itemsize < wide.itemsize and all(v.dtype == narrow or _uncast(v, narrow) for v in operands)
+    if query == value or widened:
+        return narrow, softmax if softmax is not None and softmax != narrow else None
     raise Refusal("K205", f"Q and K are {query.name} but V is {value.name} at {label(block.softmax)}.")
 
 

@@ -70,7 +70,7 @@ def _merges(merged: tuple[Dim, ...], wide: tuple[Dim, ...], heads: int) -> bool:
 
 def _before_expand(value: ir.Value | None, axis: int) -> ir.Value | None:
     """Returns the four-axis tensor that was unsqueezed at `axis` and expanded along it alone."""
-    expand = made_by(value, "Expand")
+    expand = made_by(value, "Expand", "Tile")
     if expand is None:
         return None
     narrow = expand.inputs[0]
