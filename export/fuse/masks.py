@@ -73,11 +73,13 @@ def write_mask(build: Builder, block: Block, agreed: Agreement, key: ir.Value, m
 
 
 def _absorbs(stages: tuple[Stage, ...], dtype: ir.DataType) -> bool:
-    """Says whether a deeper fill means the same: the type holds it, and nothing is added before or after.
+    """Says whether a deeper fill means the same: the type holds it, all are as deep, and nothing is added at any time.
 
     What is added may hide keys too: a row with some keys filled and the others at -1e9 is a mean over all of them.
     """
-    return dtype != ir.DataType.FLOAT16 and all(s.kind not in ("add", "subtract") for s in stages)
+    depths = {s.fill for s in stages if s.kind == "fill" and s.fill > -np.inf}
+    added = any(s.kind in ("add", "subtract") for s in stages)
+    return dtype != ir.DataType.FLOAT16 and len(depths) == 1 and not added
 
 
 def _all(build: Builder, conditions: list[ir.Value]) -> ir.Value:
