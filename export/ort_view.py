@@ -11,7 +11,7 @@ from pathlib import Path
 from engines.ort_runner import OrtRunner
 
 
-def open_graph(path: Path, *, optimization: str = "all") -> OrtRunner:
+def open_graph(path: Path, *, optimization: str = "layout") -> OrtRunner:
     """Returns a CPU runner of the graph in `path`.
 
     Args:

@@ -167,9 +167,9 @@ def _check_stage(stage: Stage, block: Block) -> None:
     """A mask may have fewer axes than the scores, or 1 where they have more, but must not widen them."""
     if stage.value is None:
         return
-    tensor, frame = stage.reshaped or stage.value, block.scores.frame
+    tensor, frame = stage.value, stage.frame
     found = rank(tensor)
-    if found is None:
+    if found is None or (frame != block.scores.frame and dims(tensor) is None):
         raise Refusal("K201", f"The shape of the mask '{stage.value.name}' is not known.")
     if found > len(frame):
         raise Refusal("K208", f"The mask '{stage.value.name}' has {found} axes, more than the scores.")

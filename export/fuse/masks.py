@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from export.fuse.build import Builder
 from export.fuse.contract import Agreement, Block
+from export.fuse.frames import place
 from export.fuse.graph import Dim, Refusal, broadcast, dim, dims, label, made_by, rank, same
 from export.fuse.scores import Stage
 
@@ -138,7 +139,7 @@ def _meaning(block: Block, fills: list[float], masked_rows: str) -> str:
 
 def _keep(build: Builder, block: Block, stage: Stage) -> ir.Value:
     """Returns a stage's condition as True = attend, with four axes."""
-    condition = _reshaped(build, stage)
+    condition = place(build, stage, block.scores)
     if not stage.keep_when:
         negation = made_by(condition, "Not")
         inner = negation.inputs[0] if negation is not None else None
@@ -147,15 +148,6 @@ def _keep(build: Builder, block: Block, stage: Stage) -> ir.Value:
         else:
             condition = build("Not", condition, dtype=ir.DataType.BOOL, shape=condition.shape)
     return _four_axes(build, block, condition)
-
-
-def _reshaped(build: Builder, stage: Stage) -> ir.Value:
-    value = stage.value
-    if value is None:
-        raise TypeError("a stage without a tensor has nothing to place")
-    if stage.shape is not None and stage.reshaped is not None:
-        value = build("Reshape", value, stage.shape, dtype=value.dtype, shape=stage.reshaped.shape)
-    return value
 
 
 def _four_axes(build: Builder, block: Block, value: ir.Value) -> ir.Value:
@@ -194,7 +186,7 @@ def _replay(
             kept = total if total is not None else build.number(0.0, dtype)
             total = build("Where", keep, kept, build.number(fill, dtype), dtype=dtype, shape=_shape(shape))
         else:
-            term = _reshaped(build, stage)
+            term = place(build, stage, block.scores)
             if term.dtype != dtype:
                 term = build("Cast", term, dtype=dtype, shape=term.shape, to=int(dtype))
             term = _four_axes(build, block, term)

@@ -12,11 +12,11 @@ from math import inf
 import onnx_ir as ir
 
 from export.fuse.graph import (
-    Dim,
     Refusal,
     attribute,
     dims,
     inputs_of,
+    integers,
     label,
     made_by,
     permutation,
@@ -250,21 +250,15 @@ def _reshaped(node: ir.Node, walk: Walk) -> Scores:
         raise Refusal("K114", f"{label(node)} reshapes the scores and its shape is not known.")
     if before[-1] != after[-1]:
         raise Refusal("K115", f"{label(node)} reshapes the scores across keys: {list(before)} to {list(after)}.")
-    scores = replace(scores, frame=after)
-    if before == after or not (scores.stages or scores.query.factor is not None):
+    if before == after:
         return scores
-    if scores.query.factor is not None or node.op_type != "Reshape":
-        raise Refusal("K116", f"{label(node)} reshapes scores that already hold a mask or a factor.")
-    return replace(scores, stages=tuple(_reshape_stage(node, s, before, after) for s in scores.stages))
-
-
-def _reshape_stage(node: ir.Node, stage: Stage, before: tuple[Dim, ...], after: tuple[Dim, ...]) -> Stage:
-    shape = dims(stage.reshaped or stage.value)
-    if stage.value is None or (shape is not None and all(d == 1 for d in shape[:-1])):
-        return stage
-    if shape != before:
-        raise Refusal("K116", f"{label(node)} reshapes scores that hold the broadcast mask '{stage.value.name}'.")
-    return replace(stage, reshaped=node.outputs[0], shape=node.inputs[1])
+    if scores.query.factor is not None or node.op_type != "Reshape" or 0 in (integers(node.inputs[1]) or ()):
+        if scores.stages or scores.query.factor is not None:
+            raise Refusal("K116", f"{label(node)} reshapes scores that already hold a mask or a factor.")
+        return replace(scores, frame=after)
+    steady = scores.steady and before[-2:] == after[-2:]
+    reshapes = (*scores.reshapes, inputs_of(node, 2)[1])
+    return replace(scores, frame=after, reshapes=reshapes, steady=steady)
 
 
 @_case("Max", "Min", "Clip", "Relu")

@@ -113,6 +113,7 @@ def to_model(region: Cut, outputs: Iterable[ir.Value], opset: int) -> onnx.Model
             data = tensor.numpy()
             data = data.astype(np.float32) if tensor.dtype in _HALF else data
             proto.initializer.append(ir.to_proto(ir.tensor(data, name=name)))
+            proto.value_info.append(onnx.helper.make_tensor_value_info(name, element_type(value), data.shape))
     for name, value in {**region.leaves, **region.shaped}.items():
         proto.input.append(onnx.helper.make_tensor_value_info(name, element_type(value), dims(value)))
     for value in outputs:

@@ -37,16 +37,16 @@ class Stage:
         value: The tensor added, or the condition; broadcastable to the scores.
         keep_when: For "fill": the truth value of the condition that keeps the score.
         fill: For "fill" the number written, for "scale" the factor.
-        shape: The shape operand of the Reshape that the scores, and so `value`, went through afterwards, or None.
-        reshaped: The scores after that Reshape; only its dimensions are used.
+        frame: The dimensions of the scores it was applied to.
+        reshapes: The shape operands of the Reshapes between the product and there.
     """
 
     kind: Literal["add", "subtract", "fill", "scale"]
     value: ir.Value | None = None
     keep_when: bool = True
     fill: float = 0.0
-    shape: ir.Value | None = None
-    reshaped: ir.Value | None = None
+    frame: tuple[Dim, ...] = ()
+    reshapes: tuple[ir.Value, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,8 @@ class Scores:
         nodes: The nodes from the base MatMul up to the value read.
         casts: The element types the scores were cast to on the way.
         frame: The dimensions of the product, followed through reshapes; a mask may not widen them.
+        reshapes: The shape operands of those Reshapes, innermost first.
+        steady: Every one of them kept the last two axes, queries and keys.
     """
 
     query: Operand
@@ -72,6 +74,8 @@ class Scores:
     nodes: tuple[ir.Node, ...] = ()
     casts: tuple[ir.DataType, ...] = ()
     frame: tuple[Dim, ...] = ()
+    reshapes: tuple[ir.Value, ...] = ()
+    steady: bool = True
 
     def through(self, node: ir.Node) -> "Scores":
         """Returns the same scores, one node further."""
@@ -84,4 +88,4 @@ class Scores:
 
     def then(self, stage: Stage) -> "Scores":
         """Returns the scores with one more stage."""
-        return replace(self, stages=(*self.stages, stage))
+        return replace(self, stages=(*self.stages, replace(stage, frame=self.frame, reshapes=self.reshapes)))

@@ -3,7 +3,7 @@
 import logging
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import Any
 
@@ -22,6 +22,7 @@ def infer(model: ir.Model) -> None:
     from onnx_shape_inference import infer_symbolic_shapes
 
     _teach()
+    _type_initializers(model)
     _forget(model)
     library = logging.getLogger("onnx_shape_inference")
     level = library.level
@@ -40,6 +41,16 @@ def infer(model: ir.Model) -> None:
                 _normalise(value)
 
 
+def _type_initializers(model: ir.Model) -> None:
+    """Gives initializers the type and shape of their data, where the file does not say them twice."""
+    for graph in graphs(model):
+        for value in graph.initializers.values():
+            if value.const_value is not None and value.type is None:
+                value.type = ir.TensorType(value.const_value.dtype)
+            if value.const_value is not None and value.shape is None:
+                value.shape = ir.Shape(value.const_value.shape.numpy())
+
+
 def _forget(model: ir.Model) -> None:
     """Drops the names that an earlier round or the exporter gave to dimensions it did not know.
 
@@ -55,7 +66,7 @@ def _forget(model: ir.Model) -> None:
                     value.shape = ir.Shape(kept)
 
 
-def _names(shape: Iterable[int | ir.SymbolicDim] | None) -> set[str]:
+def _names(shape: ir.Shape | Sequence[int | ir.SymbolicDim] | None) -> set[str]:
     """Returns the identifiers in a shape's symbols and expressions."""
     texts = [d.value for d in shape or () if not isinstance(d, int) and d.value is not None]
     return {name for text in texts for name in re.findall(r"[A-Za-z_][\w.]*", text)} - {"Min", "Max", "floor", "Mod"}

@@ -1,5 +1,7 @@
 """Laws about arithmetic on shapes, which decides how tensors are expanded and keeps dead tensors alive."""
 
+from collections.abc import Container
+
 import numpy as np
 import onnx_ir as ir
 
@@ -83,6 +85,9 @@ def detach_shapes(graph: ir.Graph) -> int:
         value = node.inputs[0]
         product = _product_of(value)
         length = rank(value)
+        if product is None and _of_weights(value) and _name_dimensions(graph, node):
+            detached += 1
+            continue
         if product is None or length is None or value is None:
             continue
         a, b = product.inputs
@@ -104,6 +109,52 @@ def detach_shapes(graph: ir.Graph) -> int:
             graph.remove(node, safe=True)
             detached += 1
     return detached
+
+
+def _of_weights(value: ir.Value | None) -> bool:
+    """Says whether a value is attention weights or what was made of them before anything else came in."""
+    for _ in range(4):
+        if made_by(value, "Softmax") is not None:
+            return True
+        step = made_by(value, "Reshape", "Cast", "Where", "Identity", "MatMul", "Dropout")
+        if step is None:
+            return False
+        value = step.inputs[2] if step.op_type == "Where" else step.inputs[0]
+    return False
+
+
+def _name_dimensions(graph: ir.Graph, node: ir.Node) -> bool:
+    """Writes a Shape whose dimensions are all numbers or dimensions of the graph's inputs from those inputs."""
+    end = node.attributes.get("end")
+    wanted = (dims(node.inputs[0]) or (None,))[attribute(node, "start", 0) : end.as_int() if end is not None else None]
+    places = {d: (v, at) for v in graph.inputs for at, d in enumerate(dims(v) or ()) if isinstance(d, str)}
+    factors = [_factor(d, places) for d in wanted]
+    if not factors or None in factors:
+        return False
+    build = Builder(node, node.name or str(node.outputs[0].name))
+    parts = []
+    for number, symbol in (f for f in factors if f is not None):
+        part = build.axes(number)
+        if symbol is not None:
+            source, at = places[symbol]
+            shape = ir.Shape([1])
+            size = build("Shape", source, dtype=ir.DataType.INT64, shape=shape, start=at, end=at + 1)
+            part = size if number == 1 else build("Mul", part, size, dtype=ir.DataType.INT64, shape=shape)
+        parts.append(part)
+    whole = build("Concat", *parts, dtype=ir.DataType.INT64, shape=node.outputs[0].shape, axis=0)
+    if node.outputs[0].is_graph_output():
+        return False
+    node.outputs[0].replace_all_uses_with(whole)
+    graph.remove(node, safe=True)
+    return True
+
+
+def _factor(dim: int | str | None, places: Container[str]) -> tuple[int, str | None] | None:
+    """Reads a dimension as a number times at most one known symbol: 12, `batch`, `4*batch`."""
+    if isinstance(dim, int):
+        return dim, None
+    number, _, symbol = ("1", "", dim or "") if "*" not in (dim or "") else str(dim).partition("*")
+    return (int(number), symbol) if number.isdigit() and symbol in places else None
 
 
 def _product_of(value: ir.Value | None, depth: int = 8) -> ir.Node | None:

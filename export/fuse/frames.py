@@ -1,0 +1,77 @@
+"""Moves a mask along where the scores it was applied to are reshaped afterwards.
+
+Merging or splitting the axes before queries and keys ([B*H, S, T] and [B, H, S, T], windows, rows laid end to end)
+must reshape a mask in the same way, after its broadcast axes were written out; only those that are merged are.
+"""
+
+import numpy as np
+import onnx_ir as ir
+
+from export.fuse.build import Builder
+from export.fuse.graph import Dim, dims
+from export.fuse.scores import Scores, Stage
+
+
+def place(build: Builder, stage: Stage, scores: Scores) -> ir.Value:
+    """Returns a stage's tensor so that it broadcasts over the scores as they reach the softmax.
+
+    Args:
+        build: Where to insert.
+        stage: A stage with a tensor of known shape.
+        scores: The scores it belongs to.
+    """
+    value = stage.value
+    if value is None:
+        raise TypeError("a stage without a tensor has nothing to place")
+    shape = dims(value)
+    if stage.frame == scores.frame or shape is None:
+        return value
+    if all(d == 1 for d in shape[:-1]):
+        flat = ir.Shape(shape[-1:])
+        return value if len(shape) < 2 else build("Reshape", value, build.axes(-1), dtype=value.dtype, shape=flat)
+    kept = 2 if scores.steady else 1
+    missing = len(stage.frame) - len(shape)
+    if missing:
+        shape = (1,) * missing + shape
+        value = build("Unsqueeze", value, build.axes(*range(missing)), dtype=value.dtype, shape=ir.Shape(shape))
+    tail = shape[-kept:]
+    if shape[:-kept] != stage.frame[:-kept]:
+        value = _written_out(build, value, _column(build, stage, scores, kept), (*stage.frame[:-kept], *tail))
+    target = _with_tail(build, scores.reshapes[-1], value, kept)
+    placed = ir.Shape((*scores.frame[:-kept], *tail))
+    return build("Reshape", value, target, dtype=value.dtype, shape=placed)
+
+
+def _column(build: Builder, stage: Stage, scores: Scores, kept: int) -> ir.Value:
+    """Returns zeros as large as the scores' merged axes at the stage, with 1 for each of the `kept` last axes."""
+    operand = scores.query
+    lead = build("Shape", operand.value, dtype=ir.DataType.INT64, start=0, end=-2)
+    parts = [lead]
+    if kept == 1:
+        last_two = build("Shape", operand.value, dtype=ir.DataType.INT64, start=-2)
+        row_axis = build.axes(1 if operand.swapped else 0)
+        parts.append(build("Gather", last_two, row_axis, dtype=ir.DataType.INT64, axis=0))
+    target = build("Concat", *parts, build.axes(*(1,) * kept), dtype=ir.DataType.INT64, axis=0)
+    zeros = build("Expand", build.constant(np.zeros((), bool)), target, dtype=ir.DataType.BOOL)
+    for operand_shape in stage.reshapes:
+        head = build("Slice", operand_shape, build.axes(0), build.axes(-kept), dtype=ir.DataType.INT64)
+        after = build("Concat", head, build.axes(*(1,) * kept), dtype=ir.DataType.INT64, axis=0)
+        zeros = build("Reshape", zeros, after, dtype=ir.DataType.BOOL)
+    return zeros
+
+
+def _written_out(build: Builder, value: ir.Value, zeros: ir.Value, shape: tuple[Dim, ...]) -> ir.Value:
+    """Returns `value` broadcast over `zeros`."""
+    dtype = value.dtype
+    if dtype is None:
+        raise TypeError("the element type of a mask is known once its shape is")
+    if dtype == ir.DataType.BOOL:
+        return build("Or", value, zeros, dtype=dtype, shape=ir.Shape(shape))
+    return build("Add", value, build("Cast", zeros, dtype=dtype, to=int(dtype)), dtype=dtype, shape=ir.Shape(shape))
+
+
+def _with_tail(build: Builder, shape: ir.Value, value: ir.Value, kept: int) -> ir.Value:
+    """Returns a shape operand whose last `kept` entries are those of `value`."""
+    head = build("Slice", shape, build.axes(0), build.axes(-kept), dtype=ir.DataType.INT64)
+    tail = build("Shape", value, dtype=ir.DataType.INT64, start=-kept)
+    return build("Concat", head, tail, dtype=ir.DataType.INT64, axis=0)
