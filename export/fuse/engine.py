@@ -113,6 +113,7 @@ def _attempt(base: ir.Model, options: Options, refused: dict[str, Refusal]) -> _
     except Refusal as refusal:
         forbidden = refusal
     apply_laws(draft.model)
+    common.RemoveUnusedNodesPass()(draft.model)  # what a law bypassed must not count as a reader of the scores
     if forbidden is None:
         draft.rotated = [r.node for graph in graphs(draft.model) for r in fuse_rotations(graph, set(refused))]
     for graph in graphs(draft.model):
@@ -132,7 +133,7 @@ def _attempt(base: ir.Model, options: Options, refused: dict[str, Refusal]) -> _
 
 
 def _fuse_one(softmax: ir.Node, options: Options) -> Emitted:
-    scores_value = softmax.inputs[0]
+    scores_value = softmax.inputs[0] if softmax.inputs else None
     if scores_value is None:
         raise Refusal("K199", f"Softmax '{softmax.name}' has no input.")
     block = Block(softmax, read_scores(scores_value), follow(softmax))
