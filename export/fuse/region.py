@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 
@@ -94,39 +93,45 @@ def _reads(node: ir.Node) -> list[ir.Value]:
     return found
 
 
-def to_model(region: Cut, outputs: Iterable[ir.Value], opset: int) -> onnx.ModelProto:
-    """Returns a region as a model of its own, computed in float32 where it was in half precision.
+def to_model(
+    region: Cut, outputs: Iterable[ir.Value], opset: int, dtype: ir.DataType = ir.DataType.FLOAT
+) -> onnx.ModelProto:
+    """Returns a region as a model of its own, computed in `dtype` where it was in that or less precision.
 
     What is proven is that two spellings mean the same; how precisely a backend computes them, parity checks.
     """
     order = {node: at for at, node in enumerate(_sorted(region.nodes))}
     proto = onnx.GraphProto(name="region")
     for node in sorted(region.nodes, key=order.__getitem__):
-        proto.node.append(_widened(ir.to_proto(node)))
+        proto.node.append(_widened(ir.to_proto(node), dtype))
         for value in node.outputs:
             if value.dtype is not None:
-                info = onnx.helper.make_tensor_value_info(str(value.name), element_type(value), dims(value))
+                info = onnx.helper.make_tensor_value_info(str(value.name), element_type(value, dtype), dims(value))
                 proto.value_info.append(info)
     for name, value in region.constants.items():
         tensor = value.const_value
         if tensor is not None:
             data = tensor.numpy()
-            data = data.astype(np.float32) if tensor.dtype in _HALF else data
+            data = data.astype(dtype.numpy()) if tensor.dtype in _narrower(dtype) else data
             proto.initializer.append(ir.to_proto(ir.tensor(data, name=name)))
-            proto.value_info.append(onnx.helper.make_tensor_value_info(name, element_type(value), data.shape))
+            proto.value_info.append(onnx.helper.make_tensor_value_info(name, element_type(value, dtype), data.shape))
     for name, value in {**region.leaves, **region.shaped}.items():
-        proto.input.append(onnx.helper.make_tensor_value_info(name, element_type(value), dims(value)))
+        proto.input.append(onnx.helper.make_tensor_value_info(name, element_type(value, dtype), dims(value)))
     for value in outputs:
         proto.output.append(onnx.ValueInfoProto(name=str(value.name)))
     imports = [onnx.OperatorSetIdProto(version=opset), onnx.OperatorSetIdProto(domain="com.microsoft", version=1)]
     return onnx.ModelProto(ir_version=10, graph=proto, opset_import=imports)
 
 
-def element_type(value: ir.Value) -> int:
-    """Returns the element type a region gives a tensor: float32 for half precision, else its own."""
+def _narrower(dtype: ir.DataType) -> tuple[ir.DataType, ...]:
+    return (*_HALF, ir.DataType.FLOAT) if dtype == ir.DataType.DOUBLE else _HALF
+
+
+def element_type(value: ir.Value, dtype: ir.DataType = ir.DataType.FLOAT) -> int:
+    """Returns the element type of a tensor in a region computed in `dtype`: that for a narrower one, else its own."""
     if value.dtype is None:
         raise ValueError(f"the element type of '{value.name}' is not known")
-    return int(ir.DataType.FLOAT if value.dtype in _HALF else value.dtype)
+    return int(dtype if value.dtype in _narrower(dtype) else value.dtype)
 
 
 def _sorted(nodes: list[ir.Node]) -> list[ir.Node]:
@@ -150,16 +155,16 @@ def _sorted(nodes: list[ir.Node]) -> list[ir.Node]:
     return result
 
 
-def _widened(node: onnx.NodeProto) -> onnx.NodeProto:
-    """Rewrites half precision to float32 in a node's attributes: Cast targets and constant tensors."""
-    halves = [int(d) for d in _HALF]
+def _widened(node: onnx.NodeProto, dtype: ir.DataType) -> onnx.NodeProto:
+    """Rewrites types narrower than `dtype` in a node's attributes: Cast targets and constant tensors."""
+    halves = [int(d) for d in _narrower(dtype)]
     for attr in node.attribute:
         if attr.name in ("to", "dtype", "softmax_precision") and attr.i in halves:
-            attr.i = onnx.TensorProto.FLOAT
+            attr.i = int(dtype)
         elif attr.type == onnx.AttributeProto.TENSOR and attr.t.data_type in halves:
-            data = ir.from_proto(attr.t).numpy().astype(np.float32)
+            data = ir.from_proto(attr.t).numpy().astype(dtype.numpy())
             attr.t.CopyFrom(onnx.numpy_helper.from_array(data, attr.t.name))
         elif attr.type == onnx.AttributeProto.GRAPH:
             for inner in attr.g.node:
-                _widened(inner)
+                _widened(inner, dtype)
     return node
