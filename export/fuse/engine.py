@@ -254,8 +254,10 @@ def rotated_by(value: ir.Value) -> ir.Node | None:
         found = made_by(current, "RotaryEmbedding")
         if found is not None:
             return found
-        step = made_by(current, "Transpose", "Reshape", "Cast", "Mul", "Expand", "Unsqueeze", "Squeeze")
+        step = made_by(current, "Transpose", "Reshape", "Cast", "Mul", "Expand", "Unsqueeze", "Squeeze", "Concat")
         if step is None:
             return None
+        if step.op_type == "Concat":  # partial rotation, prefix tokens, a cache
+            return next((found for v in step.inputs if v is not None and (found := rotated_by(v)) is not None), None)
         current = step.inputs[0] if array(step.inputs[0]) is None else step.inputs[1]
     return None

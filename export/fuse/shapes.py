@@ -19,7 +19,7 @@ def infer(model: ir.Model) -> None:
 
     A value whose shape cannot be inferred keeps what the exporter recorded; nothing is guessed.
     """
-    from onnx_shape_inference import infer_symbolic_shapes
+    from onnx_shape_inference import ShapeInferenceError, infer_symbolic_shapes
 
     _teach()
     _type_initializers(model)
@@ -30,7 +30,10 @@ def infer(model: ir.Model) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            infer_symbolic_shapes(model)
+            try:
+                infer_symbolic_shapes(model)
+            except ShapeInferenceError:  # one node contradicts itself; the others can still be told
+                infer_symbolic_shapes(model, policy="skip")
     except Exception as error:  # an alpha library on a foreign graph: shapes are a help, not a condition
         _LOG.warning("symbolic shape inference stopped early: %s", error)
     finally:

@@ -78,12 +78,19 @@ class Tables:
             return None
         unsqueeze = made_by(expand.inputs[0], "Unsqueeze")
         axes = integers(unsqueeze.inputs[1]) if unsqueeze is not None else None
-        if unsqueeze is None or axes is None or len(axes) != 1:
+        inner = unsqueeze.inputs[0] if unsqueeze is not None else None
+        if inner is None or axes is None:
             return None
-        at = axes[0] % len(wide)
-        wanted = len(wide) - 1 if self._pairing == "interleaved" else len(wide) - 2
-        inner = unsqueeze.inputs[0]
-        return inner if at == wanted and wide[at] == 2 and dims(inner) == wide[:at] + wide[at + 1 :] else None
+        at = len(wide) - 1 if self._pairing == "interleaved" else len(wide) - 2
+        others = sorted(axis % len(wide) for axis in axes if axis % len(wide) != at)
+        narrow = wide[:at] + wide[at + 1 :]
+        if len(others) + 1 != len(axes) or wide[at] != 2 or any(axis > at for axis in others):
+            return None
+        if others:
+            inner = self._build(
+                "Unsqueeze", inner, self._build.axes(*others), dtype=inner.dtype, shape=ir.Shape(narrow)
+            )
+        return inner if dims(inner) == narrow else None
 
     def _arithmetic(self, node: ir.Node, depth: int) -> ir.Value | None:
         width = dim(node.outputs[0], -1)
