@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.onnx import utils
+from torch.onnx import symbolic_opset14, utils
 from torch.onnx.symbolic_helper import parse_args
 
 if TYPE_CHECKING:
@@ -36,7 +36,21 @@ def unflatten(g: Any, x: Any, dim: int, sizes: Any) -> Any:
     return made
 
 
-REPAIRS: dict[str, Callable[..., Any]] = {"aten::unflatten": unflatten}
+def scaled_dot_product_attention(g: Any, query: Any, *rest: Any) -> Any:
+    """Writes aten::scaled_dot_product_attention as PyTorch does, with a result of the query's type.
+
+    PyTorch's own writes the constants of a mask in float32; type promotion then makes float32 of everything behind it,
+    up to the graph's outputs, where the module at half precision returns half precision.
+    """
+    made = symbolic_opset14.scaled_dot_product_attention(g, query, *rest)
+    half = {"Half": 10, "BFloat16": 16}.get(query.type().scalarType() or "")
+    return made if half is None else g.op("Cast", made, to_i=half)
+
+
+REPAIRS: dict[str, Callable[..., Any]] = {
+    "aten::unflatten": unflatten,
+    "aten::scaled_dot_product_attention": scaled_dot_product_attention,
+}
 """{operator: how to write it}."""
 
 
