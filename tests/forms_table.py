@@ -6,11 +6,15 @@ table between the markers of README.md is made from that. `tests/test_forms_buil
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import onnx
 
 from export import build
 from export.errors import ToolkitError
@@ -23,6 +27,7 @@ BEGIN, END = "<!-- forms: begin -->", "<!-- forms: end -->"
 SMS = (89, 120)
 ENGINE_DTYPES = ("fp16", "bf16", "fp32")
 RUN_DTYPES = ("fp32", "fp16")
+NAMES = {"dynamo": "dynamo", "torchscript": "TorchScript"}
 
 Row = dict[str, Any]
 
@@ -47,7 +52,9 @@ def engines(form: str, dtype: str, place: Path) -> Row:
     return {
         "stages": {stage: "fail" if stage in failed else "ok" for stage in stages},
         "one_op": len(ops),
-        "ropes": sum({"none": 0, "q": 1, "k": 1, "qk": 2}[row.rope] for row in ops),
+        "ropes": sum(
+            n.op_type == "RotaryEmbedding" for n in onnx.load(place / f"{form}.{dtype}" / "fused.onnx").graph.node
+        ),
         "kept": [row.reason for row in report.attentions if row.status == "kept"],
         "kernels": kernels,
         "why": why,
@@ -69,7 +76,7 @@ def parity(form: str, exporter: str, dtype: str, place: Path) -> str:
         return str(error)
     ran = {row.stage for row in report.parity.rows if row.status != "not run"}
     missing = {"pytorch", "exported", "fused", "lowered"} - ran
-    return "; ".join([*report.failures, *(f"{stage} was not run" for stage in sorted(missing))]) or "ok"
+    return next(iter([*report.failures, *(f"{stage} was not run" for stage in sorted(missing))]), "ok")
 
 
 def row(form: str) -> Row:
@@ -88,24 +95,31 @@ def row(form: str) -> Row:
         }
 
 
+def refreshed(old: Row, dtype: str) -> Row:
+    """Returns a row with the engines of one dtype built again."""
+    with tempfile.TemporaryDirectory() as place:
+        return {**old, "engines": {**old["engines"], dtype: engines(old["form"], dtype, Path(place))}}
+
+
 def markdown(rows: list[Row]) -> str:
     """Returns the table, and below it each exception with its reason."""
     lines = [
-        "| form | attentions | made one op | RoPE read | dynamo | TorchScript | RTX fp16 | RTX bf16 | RTX fp32 |",
+        "| form | attentions | made one op | RoPE ops | dynamo | TorchScript | RTX fp16 | RTX bf16 | RTX fp32 |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    reasons: dict[str, list[str]] = {}
+    reasons: dict[str, tuple[list[str], list[str]]] = {}
     for r in rows:
         first = r["engines"]["fp16"]
         cells = [f"`{r['form']}`", r["attentions"], first.get("one_op", "-"), f"{first.get('ropes', '-')}/{r['ropes']}"]
         cells += [_parity(r["parity"].get(exporter)) for exporter in ("dynamo", "torchscript")]
         cells += [_engine(r["engines"][dtype]) for dtype in ENGINE_DTYPES]
         lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
-        for reason in _reasons(r):
-            reasons.setdefault(reason, []).append(f"`{r['form']}`")
-    notes = [
-        f"- {', '.join(forms) if len(forms) < len(rows) else 'all'}: {reason}" for reason, forms in reasons.items()
-    ]
+        for where, reason in _reasons(r):
+            places, forms = reasons.setdefault(reason, ([], []))
+            places += [where] if where not in places else []
+            forms += [r["form"]] if r["form"] not in forms else []
+    everyone = [r["form"] for r in rows]
+    notes = [f"- {', '.join(w)}, {_those(forms, everyone)}: {reason}" for reason, (w, forms) in reasons.items()]
     return "\n".join([*lines, "", *notes]).rstrip() + "\n"
 
 
@@ -127,13 +141,22 @@ def _engine(facts: Row) -> str:
     return ", ".join(f"SM {sm} {kind}" for sm, kind in facts["kernels"].items())
 
 
-def _reasons(r: Row) -> list[str]:
+def _those(forms: list[str], everyone: list[str]) -> str:
+    others = [form for form in everyone if form not in forms]
+    if len(others) < len(forms):
+        return "all but " + ", ".join(f"`{form}`" for form in others) if others else "all"
+    return ", ".join(f"`{form}`" for form in forms)
+
+
+def _reasons(r: Row) -> list[tuple[str, str]]:
+    """Returns (where, sentence) of each exception."""
     found = []
     for dtype, facts in r["engines"].items():
         for text in [facts["refused"]] if "refused" in facts else [*facts["why"], *facts["kept"]]:
-            found.append(f"{dtype}: {text}")
+            found.append((f"RTX {dtype}", text))
     for exporter, outcomes in r["parity"].items():
-        found += [f"{exporter} {dtype}: {text}" for dtype, text in outcomes.items() if text != "ok"]
+        texts = {dtype: re.sub(r" \(and \d+ more cases\)$", "", text) for dtype, text in outcomes.items()}
+        found += [(f"{NAMES[exporter]} {dtype}", text) for dtype, text in texts.items() if text != "ok"]
     return found
 
 
@@ -149,12 +172,15 @@ def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("forms", nargs="*", help="forms to build again; the others keep their rows")
     parser.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
+    parser.add_argument("--dtype", choices=ENGINE_DTYPES, help="build only the engines of this dtype again")
     parser.add_argument("--render", action="store_true", help="only write the README from the JSON")
     args = parser.parse_args(words)
     old = {r["form"]: r for r in json.loads(JSON.read_text())} if JSON.exists() else {}
     names = [] if args.render else args.forms or list(registry.form_names())
     with ProcessPoolExecutor(args.jobs) as pool:
-        for made in pool.map(row, names):
+        again = partial(refreshed, dtype=args.dtype)
+        jobs = pool.map(again, [old[name] for name in names]) if args.dtype else pool.map(row, names)
+        for made in jobs:
             old[made["form"]] = made
             print(made["form"], made["parity"], {d: _engine(f) for d, f in made["engines"].items()}, flush=True)
     rows = [old[name] for name in registry.form_names() if name in old]
