@@ -4,9 +4,8 @@ import re
 from collections import Counter
 from pathlib import Path
 
-import onnx_ir as ir
 import pytest
-from text_graphs import Golden, assert_same, check, parse, read_goldens
+from text_graphs import Golden, assert_same, check, parse, read_goldens, serialised
 
 from export.fuse import Options, fuse
 
@@ -33,13 +32,8 @@ def test_near_miss(case: Golden) -> None:
     else:
         assert serialised(result.model) == serialised(before)
     assert_same(before, result.model)
-
-
-@pytest.mark.parametrize("case", [c for c in NEAR_MISSES if c.after.startswith("kept")], ids=str)
-def test_it_is_refused_by_what_it_says_not_only_by_the_numbers(case: Golden) -> None:
-    """Verification is a net below the reader, not a part of it."""
-    result = fuse(parse(case.before), Options(verify=False))
-    assert {row.status for row in result.attentions} == {"kept"}
+    # refused by what it says, not only by the numbers: verification is a net below the reader, not a part of it
+    assert serialised(fuse(before, Options(verify=False)).model) == serialised(result.model)
 
 
 def test_every_refusal_code_has_a_graph_that_shows_it() -> None:
@@ -93,5 +87,16 @@ def test_a_required_input_that_is_missing(node: str) -> None:
     assert (row.status, row.code) == ("kept", "K199")
 
 
-def serialised(model: ir.Model) -> bytes:
-    return ir.to_proto(model).SerializeToString(deterministic=True)
+def test_half_precision_types_are_not_widened_copies_of_each_other() -> None:
+    """Not run: ONNX Runtime's CPU provider has no bfloat16 product."""
+    model = parse(
+        """g (float16[B,4,S,8] q, float16[B,4,8,T] k, float16[B,4,T,8] v) => (bfloat16[B,4,S,8] y) {
+        s = MatMul(q, k)
+        p = Softmax<axis = -1>(s)
+        d = Cast<to = 16>(p)
+        u = Cast<to = 16>(v)
+        y = MatMul(d, u)
+        }"""
+    )
+    (row,) = fuse(model, Options(verify=False)).attentions
+    assert (row.status, row.code) == ("kept", "K205")

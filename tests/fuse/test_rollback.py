@@ -115,6 +115,19 @@ def test_a_wrong_op_is_put_back(break_it: Callable[[ir.Node], None], monkeypatch
     assert ir.to_proto(result.model).SerializeToString() == ir.to_proto(model).SerializeToString()
 
 
+def test_a_row_that_was_nan_may_become_zero_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    def mean_instead(node: ir.Node) -> None:
+        build = Builder(node, "mean")
+        zero, deep = (build.constant(np.float32(x)) for x in (0.0, -1e30))
+        node.replace_input_with(3, build("Where", node.inputs[3], zero, deep, dtype=ir.DataType.FLOAT))
+
+    model = parse(MASKED.replace("-1e9", "-inf"))
+    assert fuse(model).attentions[0].status == "fused"
+    sabotaged(monkeypatch, mean_instead)
+    (row,) = fuse(model).attentions
+    assert (row.status, row.code) == ("kept", "V906")
+
+
 def test_the_reason_says_how_far_off_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     sabotaged(monkeypatch, scale_wrong)
     (row,) = fuse(parse(MASKED)).attentions

@@ -84,6 +84,10 @@ def assert_same(before: ir.Model, after: ir.Model, sizes: Iterable[Mapping[str, 
                 np.testing.assert_array_equal(have, want, err_msg=str(bound))
 
 
+def serialised(model: ir.Model) -> bytes:
+    return ir.to_proto(model).SerializeToString(deterministic=True)
+
+
 def check(model: ir.Model) -> None:
     """Lets ONNX's own checker and shape inference read a model."""
     with warnings.catch_warnings():
