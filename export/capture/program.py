@@ -1,5 +1,6 @@
 """torch.export, called one way: by keyword, not strict, with the symbols it chose read back per input."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -88,7 +89,8 @@ def value_lines(
     except Exception as error:  # torch.export raises whatever tracing the user's code raises
         line = user_line(error) if "DataDependent" in type(error).__name__ else None
         return {(line.file, line.number)} if line else set()
-    reads = [node for node in made.exported.graph.nodes if "item" in str(node.target) or "local_scalar" in node.name]
+    # Not "item" alone: operator.getitem takes one of several outputs, as in q, k, v = qkv.unbind(0).
+    reads = [node for node in made.exported.graph.nodes if re.match(r"aten\.(item|_local_scalar)", str(node.target))]
     found = (quoted_line(node.stack_trace or "") for node in reads)
     return {(line.file, line.number) for line in found if line}
 

@@ -38,6 +38,15 @@ def test_a_size_read_from_values_is_frozen_by_a_trace() -> None:
     assert "torch.arange(x.shape[1]) < lengths[:, None]" in message
 
 
+def test_a_tensor_unpacked_into_a_fixed_number_of_parts_is_no_branch() -> None:
+    class Packed(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            q, k, v = x.unflatten(-1, (3, 4)).permute(2, 0, 1, 3)
+            return F.softmax(q @ k.transpose(-2, -1), dim=-1) @ v
+
+    assert capture(of_module("packed", Packed(), (rand(2, 7, 12),)), exporter="torchscript").outputs
+
+
 def test_repeat_interleave_with_a_symbolic_count() -> None:
     message = failed(Repeating(), (rand(2, 7, 4),), "dynamo")
     assert "repeat_interleave has a count that is no constant" in message and "foreign_modules.py" in message

@@ -37,6 +37,16 @@ def test_a_line_without_tensors() -> None:
     assert layers.parse([f"Layers:\n{line}"]) == (Layer("s", "shape_call", "", (), (), ()),)
 
 
+def test_signals_and_waits_between_streams(caplog: pytest.LogCaptureFixture) -> None:
+    line = (
+        "Name: __mye9639_myl0_4, LayerType: signal, Inputs: [], Constants: [], Outputs: [], TacticName: , "
+        "StreamId: 1, EventId: 4, Metadata: "
+    )
+    with caplog.at_level(logging.WARNING):
+        assert layers.parse([f"Layers:\n{line}"]) == (Layer("__mye9639_myl0_4", "signal", "", (), (), ()),)
+    assert not caplog.records
+
+
 def test_other_messages_hold_no_layers() -> None:
     assert layers.parse(["Layer: x Host Persistent: 80 bytes", "Layers", ""]) == ()
 
