@@ -29,7 +29,8 @@ def stages(report: Report) -> tuple[str, ...]:
 
 
 def _stages(report: Report) -> str:
-    header = ("stage", "cases", "typical error", "worst case", "its error", "budget", "error/budget", "verdict")
+    # No column for a budget: each element has its own, and that of the largest error is seldom the tightest.
+    header = ("stage", "cases", "typical error", "worst case", "its error", "error/budget", "verdict")
     return table.render(header, [_stage(report, stage) for stage in stages(report)])
 
 
@@ -44,7 +45,6 @@ def _stage(report: Report, stage: str) -> tuple[str, ...]:
         _scientific(ran[0].max_error if ran else None),  # every grid begins with its typical case
         worst.case if worst else "-",
         _scientific(worst.max_error if worst else None),
-        _scientific(worst.budget if worst else None),
         f"{worst.ratio:.2f}" if worst and worst.ratio is not None else "-",
         "FAILED" if failed else "ok" if ran else "NOT RUN",
     )

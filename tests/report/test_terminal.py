@@ -54,9 +54,9 @@ def cells(text: str, first: str) -> list[str]:
 
 def test_a_failing_report() -> None:
     text = terminal.render(REPORT)
-    assert cells(text, "pytorch") == ["pytorch", "2/2", "1.00e-04", "odd", "3.00e-04", "4.00e-04", "0.75", "ok"]
-    assert cells(text, "fused") == ["fused", "2/2", "1.00e-04", "odd", "9.00e-01", "4.00e-04", "2250.00", "FAILED"]
-    assert cells(text, "engine-sm89") == ["engine-sm89", "0/2", "-", "-", "-", "-", "-", "NOT RUN"]
+    assert cells(text, "pytorch") == ["pytorch", "2/2", "1.00e-04", "odd", "3.00e-04", "0.75", "ok"]
+    assert cells(text, "fused") == ["fused", "2/2", "1.00e-04", "odd", "9.00e-01", "2250.00", "FAILED"]
+    assert cells(text, "engine-sm89") == ["engine-sm89", "0/2", "-", "-", "-", "-", "NOT RUN"]
     assert cells(text, "attn") == [
         "attn", "fused", "F001", "ai.onnx::Attention", "bool", "qk", "8/2 x 64", "1.00e-07 / 1.00e-06", "fused",
     ]  # fmt: skip
