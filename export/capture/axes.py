@@ -170,21 +170,36 @@ def _varied(
 ) -> tuple[Exception | None, Layout]:
     """Returns (None, layout) if the module runs with these symbols at some other size, else what the first raised.
 
-    Where it shrinks but does not grow, a table or a buffer ends at the example's size, and the layout says so.
+    Where it shrinks but does not grow, a table or a buffer ends at the example's size, and the layout says so. Where it
+    grows but does not shrink, the size is not free either: the patches of an image drop its last rows, up to a point.
     """
     size = layout.sizes[group[0]]
     first: Exception | None = None
     for other in (size + 3, size + 1, size - 1, size // 2):
         if other < 1 or any(other > layout.largest.get(symbol, other) for symbol in group):
             continue
-        error = try_call(module, resized(inputs, layout.at(dict.fromkeys(group, other))))
+        error = _tried(module, inputs, layout, group, other)
         if error is None:
+            if other > size and (stuck := _shrinks(module, inputs, layout, group)) is not None:
+                return stuck, layout
             if first is None:
                 return None, layout
             bounds = {symbol: max(other, size) for symbol in group}
             return None, Layout(layout.shapes, layout.sizes, {**layout.largest, **bounds})
         first = first or error
     return first or RuntimeError("no other size is allowed"), layout
+
+
+def _shrinks(module: torch.nn.Module, inputs: dict[str, Any], layout: Layout, group: list[str]) -> Exception | None:
+    size = layout.sizes[group[0]]
+    errors = [_tried(module, inputs, layout, group, other) for other in {size - 1, size // 2} if other >= 1]
+    return errors[0] if errors and None not in errors else None
+
+
+def _tried(
+    module: torch.nn.Module, inputs: dict[str, Any], layout: Layout, group: list[str], size: int
+) -> Exception | None:
+    return try_call(module, resized(inputs, layout.at(dict.fromkeys(group, size))))
 
 
 def _names(layout: Layout) -> dict[str, str]:

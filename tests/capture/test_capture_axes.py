@@ -85,6 +85,24 @@ def test_a_batch_of_one_grows_and_a_batch_that_must_be_one_is_noted() -> None:
     assert any("batch is 1 in the example inputs and stays 1" in note for note in made.notes)
 
 
+class Patches(nn.Module):
+    """A vision model's first layers: rows that fill no patch are dropped, and the positions are as many as patches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(3, 8, 4, 4)
+        self.positions = nn.Parameter(torch.randn(1, 4, 8))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.patch(image).flatten(2).transpose(1, 2) + self.positions
+
+
+def test_the_height_of_an_image_is_no_length() -> None:
+    made = found(Patches(), (rand(2, 3, 8, 8),))
+    assert made.dynamic == {"image": {0: "batch"}}
+    assert any(note.startswith("axis 2 of `image` stays 8") for note in made.notes)
+
+
 def test_a_limit_becomes_the_largest_size() -> None:
     class Causal(nn.Module):
         def __init__(self) -> None:
