@@ -7,7 +7,8 @@ needs no GPU, while the engine inspector has to deserialise the engine. A line (
     Datatype: Half, Format: ... }, ...], Constants: [], Outputs: [...], TacticName: _gemm_mha_v2_0x4d36b9..., StreamId:
     0, Metadata: [ONNX Layer: attn0]<0x1f>[ONNX Layer: relu0]
 
-Engines of several streams have layers of the kinds "signal" and "wait" besides, which name an EventId before Metadata.
+A number computed from shapes is copied to the device by a layer "ShapeHostToDevice", which has a ParameterType and no
+constants or tactic. Engines of several streams have layers of the kinds "signal" and "wait" besides, which name an EventId before Metadata.
 Seen with tensorrt_rtx 1.7.1.116.
 """
 
@@ -19,11 +20,14 @@ from dataclasses import dataclass
 _log = logging.getLogger(__name__)
 
 _LINE = re.compile(
-    r"Name: (?P<name>.*?), LayerType: (?P<kind>\w+), Inputs: \[(?P<inputs>.*?)\], Constants: \[.*?\], "
-    r"Outputs: \[(?P<outputs>.*?)\], TacticName: (?P<tactic>.*?), StreamId: -?\d+, (?:EventId: -?\d+, )?"
+    r"Name: (?P<name>.*?), LayerType: (?P<kind>\w+), Inputs: \[(?P<inputs>.*?)\], (?:Constants: \[.*?\], )?"
+    r"Outputs: \[(?P<outputs>.*?)\], (?:TacticName: (?P<tactic>.*?), |ParameterType: .*?, )"
+    r"StreamId: -?\d+, (?:EventId: -?\d+, )?"
     r"Metadata: (?P<origin>.*)$"
 )
-_TENSOR = re.compile(r"\{ Name: (?P<name>.*?), Dimensions: \[(?P<dims>[-\d,]*)\], .*?Datatype: (?P<dtype>\w+)")
+_TENSOR = re.compile(
+    r"\{ Name: (?P<name>.*?)(?:, Location: \w+)?, Dimensions: \[(?P<dims>[-\d,]*)\], .*?Datatype: (?P<dtype>\w+)"
+)
 _SCRATCH = re.compile(r"^Max Scratch Memory: (\d+) bytes", re.MULTILINE)
 _ORIGIN = "[ONNX Layer: "
 _BETWEEN_ORIGINS = "\x1f"
@@ -87,7 +91,7 @@ def _layer(match: re.Match[str]) -> Layer:
     return Layer(
         match["name"],
         match["kind"],
-        match["tactic"],
+        match["tactic"] or "",
         _tensors(match["inputs"]),
         _tensors(match["outputs"]),
         tuple(dict.fromkeys(origins)),

@@ -70,3 +70,14 @@ def test_every_line_of_a_real_build_is_read(tmp_path: Path, caplog: pytest.LogCa
     assert {t.dtype for layer in built.layers for t in layer.inputs} == {"float32"}
     assert any(t.name == "q" and t.shape[-1] == 64 for layer in built.layers for t in layer.inputs)
     assert "cannot be read" not in caplog.text
+
+
+def test_a_copy_of_a_shape_to_the_device_is_a_layer() -> None:
+    line = (
+        "Name: [ShapeHostToDeviceCopy 0], LayerType: ShapeHostToDevice, Inputs: [], Outputs: [ { Name: /Div_output_0, "
+        "Location: Device, Dimensions: [], Datatype: Int64, Format: Format not available due to dynamic shapes }], "
+        "ParameterType: ShapeH2D, shapeValues0: [-16], TacticValue: 0x0000000000000000, StreamId: 0, Metadata: "
+    )
+    (layer,) = layers.parse([f"Layers:\n{line}"])
+    assert (layer.kind, layer.tactic, layer.inputs, layer.origins) == ("ShapeHostToDevice", "", (), ())
+    assert [(t.name, t.dtype, t.shape) for t in layer.outputs] == [("/Div_output_0", "int64", ())]
