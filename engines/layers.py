@@ -8,7 +8,8 @@ needs no GPU, while the engine inspector has to deserialise the engine. A line (
     0, Metadata: [ONNX Layer: attn0]<0x1f>[ONNX Layer: relu0]
 
 A number computed from shapes is copied to the device by a layer "ShapeHostToDevice", which has a ParameterType and no
-constants or tactic. Engines of several streams have layers of the kinds "signal" and "wait" besides, which name an EventId before Metadata.
+constants or tactic. Engines of several streams have layers of the kinds "signal" and "wait" besides, which name an
+EventId before Metadata.
 Seen with tensorrt_rtx 1.7.1.116.
 """
 
