@@ -18,6 +18,9 @@ STACK_TRACE = "pkg.torch.onnx.stack_trace"
 
 _VIOLATED = re.compile(r"marked (\S+) as dynamic but your code specialized it to be a constant \((\d+)\)")
 
+# What torch.export appends to its errors is about torch.export's own functions.
+_ADVICE = re.compile(r"\s*The error above occurred when calling torch\.export")
+
 # What freezes without failing: the check finds that the graph is wrong, and these say where to look.
 _SUSPECT = re.compile(r"repeat_interleave\(|\.item\(|\.tolist\(|\.numpy\(|\bint\(")
 
@@ -53,9 +56,9 @@ def explained(
     if known is not None:
         return CaptureError(f"{head}{known[0]}{where}. {known[1]}")
     other = "torchscript" if exporter == "dynamo" else "dynamo"
-    return CaptureError(
-        f"{head}{type(error).__name__}: {text[:400]}{where}. Rewrite that line, or try --exporter {other}."
-    )
+    said = _ADVICE.split(text)[0][:400].rstrip(" .")
+    cure = "Rewrite that line, or try" if line else "Try"
+    return CaptureError(f"{head}{type(error).__name__}: {said}{where}. {cure} --exporter {other}.")
 
 
 def not_at_dtype(error: Exception, dtype: str, module: str) -> CaptureError:

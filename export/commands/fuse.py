@@ -13,7 +13,7 @@ _log = logging.getLogger(__name__)
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `fuse`."""
-    parser.add_argument("model", metavar="IN.onnx", help="the ONNX file to fuse; it is not changed")
+    parser.add_argument("model", metavar="IN.onnx", help="the ONNX file to fuse; not changed unless -o names it")
     parser.add_argument("-o", "--out", required=True, metavar="OUT.onnx", help="where the fused model is written")
     parser.add_argument(
         "--target", choices=TARGETS, default="onnx", help="lower the result for this backend (default: onnx)"

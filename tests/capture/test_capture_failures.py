@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from export.capture import capture, of_module
+from export.capture.failures import explained
 from export.capture.frames import current_line, is_users, quoted_line
 from export.capture.remedies import remedy
 from export.errors import CaptureError
@@ -45,6 +46,13 @@ def test_a_tensor_unpacked_into_a_fixed_number_of_parts_is_no_branch() -> None:
             return F.softmax(q @ k.transpose(-2, -1), dim=-1) @ v
 
     assert capture(of_module("packed", Packed(), (rand(2, 7, 12),)), exporter="torchscript").outputs
+
+
+def test_an_error_without_a_line_sends_nobody_to_one() -> None:
+    error = ValueError("2 not in range [4, 8]\n\nThe error above occurred when calling torch.export.export. Try more.")
+    assert str(explained(error, "dynamo", "Net")) == (
+        "The dynamo exporter could not export Net: ValueError: 2 not in range [4, 8]. Try --exporter torchscript."
+    )
 
 
 def test_repeat_interleave_with_a_symbolic_count() -> None:
