@@ -8,10 +8,10 @@ import pytest
 from text_graphs import Golden, assert_same, expressions, parse, read_goldens
 
 from export.fuse import laws, shapes
-from export.fuse.laws.dimensions import detach_shapes, settle_expand
-from export.fuse.laws.einsum import spell_out_einsum
-from export.fuse.laws.fold import fold
-from export.fuse.laws.noops import drop_noops, join_reshapes, join_transposes
+from export.graph.laws.dimensions import detach_shapes, settle_expand
+from export.graph.laws.einsum import spell_out_einsum
+from export.graph.laws.fold import fold
+from export.graph.laws.noops import drop_noops, join_reshapes, join_transposes
 
 GOLDENS = read_goldens((Path(__file__).parent / "goldens" / "laws.txt").read_text())
 

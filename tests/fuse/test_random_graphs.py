@@ -141,6 +141,10 @@ def graph(data: st.DataObject) -> ir.Model:
     return draft.model(draft.add("MatMul", weights, v))
 
 
+def initializers(model: ir.Model) -> list[ir.Value]:
+    return list(model.graph.initializers.values())
+
+
 SEEN: Counter[str] = Counter()
 
 
@@ -152,13 +156,16 @@ def fused_or_refused_never_wrong(data: st.DataObject) -> None:
     (row,) = result.attentions
     SEEN[row.code] += 1
     read = fuse(model, Options(verify=False))
+    # at -1e4 the bias beside it is rounded to 1e-3, and a division to another neighbour than the factor it becomes
+    shallow = any(c.const_value is not None and c.const_value.numpy().min() == -1e4 for c in initializers(model))
+    tolerance = 1e-3 if shallow else 2e-5
     if row.status == "fused":
         check(result.model)
-        assert_same(model, result.model, SIZES)
+        assert_same(model, result.model, SIZES, tolerance)
     else:
         assert row.status == "kept" and row.code[0] in "KV"
     if read.summary.fused:  # reading alone is right too: verification is a net that should stay empty
-        assert_same(model, read.model, SIZES)
+        assert_same(model, read.model, SIZES, tolerance)
 
 
 def test_fused_or_refused_never_wrong() -> None:

@@ -8,8 +8,8 @@ import pytest
 from text_graphs import assert_same, expressions, parse
 
 from export.fuse import Options, adversary, compare, engine, fuse, verify
-from export.fuse.build import Builder
-from export.fuse.graph import Refusal
+from export.graph.build import Builder
+from export.graph.values import Refusal
 
 MASKED = """
 g (float[B,4,S,8] q, float[B,4,T,8] k, float[B,4,T,8] v, bool[B,1,S,T] m) => (float[B,4,S,8] y)
