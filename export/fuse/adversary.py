@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import sympy
 
-from export.fuse.graph import dims
+from export.graph.values import dims
 
 _SIZES = ((2, 5, 7, 3, 11, 13), (1, 1, 1, 1, 1, 1), (3, 16, 9, 4, 6, 10))
 """Sizes the symbols take, in the order they are met: batch, then lengths."""

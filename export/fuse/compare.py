@@ -7,9 +7,9 @@ import onnx
 import onnx_ir as ir
 
 from export.fuse import adversary
-from export.fuse.graph import Refusal
 from export.fuse.region import Cut, cut, to_model
 from export.fuse.rows import Verification
+from export.graph.values import Refusal
 
 _TINY = 1e-30
 

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from export.fuse.graph import Dim, Refusal, dim, dims, label, made_by, rank
 from export.fuse.scores import Operand, Scores, Stage
 from export.fuse.weights import Weights
+from export.graph.values import Dim, Refusal, dim, dims, label, made_by, rank
 
 
 @dataclass(frozen=True)

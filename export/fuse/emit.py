@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from export.fuse.build import Attribute, Builder, take_place
 from export.fuse.contract import Agreement, Block, operand_dims, uncast
-from export.fuse.graph import Dim, dims, made_by, permutation, rank, uniform
 from export.fuse.masks import write_mask
 from export.fuse.scores import Operand
+from export.graph.build import Attribute, Builder, take_place
+from export.graph.values import Dim, dims, made_by, permutation, rank, uniform
 
 
 @dataclass(frozen=True)

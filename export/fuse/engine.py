@@ -6,17 +6,17 @@ from typing import Literal
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-from export.fuse import shapes
 from export.fuse.contract import Block, agree
 from export.fuse.emit import Emitted, emit
-from export.fuse.graph import Refusal, array, dim, graphs, made_by, source_line
-from export.fuse.laws import apply_laws, fold_all
 from export.fuse.opset import raise_opset
 from export.fuse.reader import read_scores
 from export.fuse.rotary import fuse_rotations
 from export.fuse.rows import Attention, Summary, Verification, summarise
 from export.fuse.tidy import tidy
 from export.fuse.weights import follow
+from export.graph import shapes
+from export.graph.laws import apply_laws, fold_all
+from export.graph.values import Refusal, array, dim, graphs, made_by, source_line
 
 _ALREADY = {("", "Attention")} | {
     ("com.microsoft", op)

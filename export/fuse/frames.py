@@ -7,9 +7,9 @@ must reshape a mask in the same way, after its broadcast axes were written out; 
 import numpy as np
 import onnx_ir as ir
 
-from export.fuse.build import Builder
-from export.fuse.graph import Dim, dims
 from export.fuse.scores import Scores, Stage
+from export.graph.build import Builder
+from export.graph.values import Dim, dims
 
 
 def place(build: Builder, stage: Stage, scores: Scores) -> ir.Value:

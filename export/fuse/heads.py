@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from export.fuse.build import Builder
-from export.fuse.graph import Dim, dims, made_by, permutation
+from export.graph.build import Builder
+from export.graph.values import Dim, dims, made_by, permutation
 
 
 @dataclass(frozen=True)

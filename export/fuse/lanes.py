@@ -9,7 +9,7 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from export.fuse.graph import array, attribute, dim, dims, integers, made_by, rank
+from export.graph.values import array, attribute, dim, dims, integers, made_by, rank
 
 Pairing = Literal["half", "interleaved"]
 

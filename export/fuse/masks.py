@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from export.fuse.build import Builder
 from export.fuse.contract import Agreement, Block
 from export.fuse.frames import place
-from export.fuse.graph import Dim, Refusal, broadcast, dim, dims, label, made_by, rank, same
 from export.fuse.scores import Stage
+from export.graph.build import Builder
+from export.graph.values import Dim, Refusal, broadcast, dim, dims, label, made_by, rank, same
 
 _DEEP = -1e30
 """A fill that absorbs every score in float32 and bfloat16, and leaves room to add another mask without -inf."""

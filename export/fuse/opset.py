@@ -7,8 +7,8 @@ or form are listed here: each has an adapter, or stops the raise. (Source: the o
 import numpy as np
 import onnx_ir as ir
 
-from export.fuse.build import Builder
-from export.fuse.graph import Refusal, graphs, label
+from export.graph.build import Builder
+from export.graph.values import Refusal, graphs, label
 
 ATTENTION_OPSET = 23
 """First opset with Attention and RotaryEmbedding."""

@@ -11,7 +11,8 @@ from math import inf
 
 import onnx_ir as ir
 
-from export.fuse.graph import (
+from export.fuse.scores import Operand, Scores, Stage
+from export.graph.values import (
     Refusal,
     attribute,
     dims,
@@ -24,7 +25,6 @@ from export.fuse.graph import (
     swaps_last_two,
     uniform,
 )
-from export.fuse.scores import Operand, Scores, Stage
 
 _DEPTH = 64
 """Nodes between QK^T and Softmax beyond which the reader gives up; real spellings have fewer than 20."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import onnx
 import onnx_ir as ir
 
-from export.fuse.graph import dims, graphs, made_by
+from export.graph.values import dims, graphs, made_by
 
 _HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 

@@ -1,6 +1,6 @@
 """Reads rotary position embeddings in their finite set of spellings and writes `ai.onnx::RotaryEmbedding`.
 
-    whole tensors:  x * cos + rotate(x) * sin,  rotate(x) = join(-x1, x0)       (rotate-half, GPT-J, xpos factors too)
+    whole tensors:  x * cos + rotate(x) * sin,  rotate(x) = join(-x1, x0)       (halves or pairs, xpos factors too)
     lane by lane:   join(x0 * cos - x1 * sin,  x1 * cos + x0 * sin)             (complex numbers as pairs, pre-split)
 
 A factor that is not x belongs to a table, so xpos scales fold into cos and sin. A block is an identity by itself:
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from export.fuse.graph import made_by, same, uniform
 from export.fuse.lanes import Pairing, join, lane
+from export.graph.values import made_by, same, uniform
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from export.fuse.graph import Dim
+from export.graph.values import Dim
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ with itself, or elementwise arithmetic on such tables.
 import numpy as np
 import onnx_ir as ir
 
-from export.fuse.build import Builder
-from export.fuse.graph import Dim, array, attribute, dim, dims, integers, made_by, rank, same, uniform
 from export.fuse.lanes import Pairing, join, last_axis, slice_of_last
+from export.graph.build import Builder
+from export.graph.values import Dim, array, attribute, dim, dims, integers, made_by, rank, same, uniform
 
 _ELEMENTWISE = ("Cos", "Sin", "Cast", "Neg", "Reciprocal", "Sqrt", "Exp", "Identity")
 _ARITHMETIC = ("Mul", "Div", "Pow", "Add", "Sub")

@@ -3,10 +3,10 @@
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-from export.fuse import shapes
-from export.fuse.graph import graphs
 from export.fuse.heads import share_heads
-from export.fuse.laws.noops import drop_noops, join_reshapes, join_transposes
+from export.graph import shapes
+from export.graph.laws.noops import drop_noops, join_reshapes, join_transposes
+from export.graph.values import graphs
 
 
 def tidy(model: ir.Model) -> None:

@@ -16,9 +16,9 @@ import numpy as np
 import onnx_ir as ir
 
 from export.fuse.compare import Arrays, Comparison, visible
-from export.fuse.graph import Refusal
 from export.fuse.region import by_name
 from export.fuse.rows import Verification
+from export.graph.values import Refusal
 
 _ROUNDOFF = 2.0**-24
 _ATTENTION = 20.0

@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from export.fuse.graph import Refusal, dims, label, made_by, uniform
-from export.fuse.laws.noops import inactive_dropout
+from export.graph.laws.noops import inactive_dropout
+from export.graph.values import Refusal, dims, label, made_by, uniform
 
 
 @dataclass(frozen=True)

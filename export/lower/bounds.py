@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from export.fuse.graph import array
+from export.graph.values import array
 
 # fmt: off
 _MOVES = frozenset({

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from export.fuse.build import Builder
-from export.fuse.graph import Dim, dim
+from export.graph.build import Builder
+from export.graph.values import Dim, dim
 from export.lower.call import Call, take_place
 from export.lower.heads import split
 from export.lower.step import Step

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 
 from export.errors import LoweringRefusedError
-from export.fuse.build import Attribute, Builder
-from export.fuse.graph import Dim, attribute, dim, label
+from export.graph.build import Attribute, Builder
+from export.graph.values import Dim, attribute, dim, label
 from export.lower.step import Step
 
 TRT_MARK = "TRT_decomposable"

@@ -10,8 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from export.errors import LoweringRefusedError
-from export.fuse.build import Builder
-from export.fuse.graph import Dim, dim, label
+from export.graph.build import Builder
+from export.graph.values import Dim, dim, label
 from export.lower.cache import outside
 from export.lower.call import Call
 from export.lower.fusable import unfused

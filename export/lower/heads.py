@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from export.fuse.build import Builder
-from export.fuse.graph import dim
+from export.graph.build import Builder
+from export.graph.values import dim
 from export.lower.call import Call
 
 _SWAP = (0, 2, 1, 3)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from export.errors import UsageError
-from export.fuse.build import Builder
-from export.fuse.graph import graphs
-from export.fuse.shapes import infer
+from export.graph.build import Builder
+from export.graph.shapes import infer
+from export.graph.values import graphs
 from export.lower.cache import lower_cache
 from export.lower.call import Call, read, take_place, write
 from export.lower.decompose import lower_precision, lower_whole, write_decomposed

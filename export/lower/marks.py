@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from export.fuse.build import Builder
-from export.fuse.graph import graphs
+from export.graph.build import Builder
+from export.graph.values import graphs
 from export.lower.call import TRT_MARK, Call
 from export.lower.fusable import length_may_be_one, one_query, unfused
 from export.lower.step import Step

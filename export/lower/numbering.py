@@ -4,7 +4,7 @@ from collections.abc import Hashable
 
 import onnx_ir as ir
 
-from export.fuse.graph import dims, graphs, uniform
+from export.graph.values import dims, graphs, uniform
 
 _FORM = frozenset({"Expand", "Pad", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
 _SAME = frozenset({"Dropout", "Identity"})

@@ -3,7 +3,7 @@
 import onnx_ir as ir
 
 from export.errors import LoweringRefusedError
-from export.fuse.graph import graphs, label
+from export.graph.values import graphs, label
 from export.lower.call import Call
 from export.lower.targets import Target
 

@@ -2,8 +2,8 @@
 
 import onnx_ir as ir
 
-from export.fuse.build import Builder
-from export.fuse.graph import dim
+from export.graph.build import Builder
+from export.graph.values import dim
 from export.lower.call import take_place
 from export.lower.step import Step
 from export.lower.targets import Target

@@ -2,7 +2,7 @@
 
 import onnx_ir as ir
 
-from export.fuse.graph import Dim
+from export.graph.values import Dim
 
 
 def known(value: ir.Value) -> list[Dim | None] | None:

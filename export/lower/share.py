@@ -4,7 +4,7 @@ from collections.abc import Collection, Hashable
 
 import onnx_ir as ir
 
-from export.fuse.graph import graphs
+from export.graph.values import graphs
 from export.lower.numbering import attribute_key
 
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from export.fuse.build import Builder
-from export.fuse.graph import dim
+from export.graph.build import Builder
+from export.graph.values import dim
 from export.lower.call import Call
 from export.lower.heads import split
 from export.lower.shapes import known

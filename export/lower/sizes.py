@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from export.fuse.build import Builder
+from export.graph.build import Builder
 from export.lower.call import Call
 from export.lower.heads import split
 from export.lower.step import Step

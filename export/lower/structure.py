@@ -10,8 +10,8 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from export.fuse.build import Builder
-from export.fuse.graph import Dim, dim
+from export.graph.build import Builder
+from export.graph.values import Dim, dim
 from export.lower.call import Call
 from export.lower.shapes import broadcast
 from export.lower.step import Step

@@ -12,8 +12,8 @@ import numpy as np
 import onnx_ir as ir
 
 from export.errors import LoweringRefusedError
-from export.fuse.build import Builder
-from export.fuse.graph import dim, graphs, label, made_by, uniform
+from export.graph.build import Builder
+from export.graph.values import dim, graphs, label, made_by, uniform
 from export.lower.call import read
 from export.lower.numbering import number
 from export.lower.step import Step

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from export.errors import LoweringRefusedError
-from export.fuse.build import Builder
-from export.fuse.graph import label
+from export.graph.build import Builder
+from export.graph.values import label
 from export.lower.call import Call
 from export.lower.step import Step
 from export.lower.targets import Target

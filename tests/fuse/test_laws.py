@@ -7,7 +7,7 @@ import onnx_ir.passes.common as common
 import pytest
 from text_graphs import Golden, assert_same, expressions, parse, read_goldens
 
-from export.fuse import laws, shapes
+from export.graph import laws, shapes
 from export.graph.laws.dimensions import detach_shapes, settle_expand
 from export.graph.laws.einsum import spell_out_einsum
 from export.graph.laws.fold import fold

@@ -172,4 +172,4 @@ def test_fused_or_refused_never_wrong() -> None:
     SEEN.clear()
     fused_or_refused_never_wrong()
     assert SEEN["F001"] >= 15, SEEN
-    assert len(SEEN) >= 8, SEEN
+    assert len(SEEN) >= 5, SEEN  # and near misses for several reasons

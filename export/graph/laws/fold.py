@@ -6,7 +6,7 @@ The TorchScript exporter writes `1/sqrt(head_size)` as six nodes on the shape of
 import numpy as np
 import onnx_ir as ir
 
-from export.fuse.graph import array, attribute, dims, integers, made_by
+from export.graph.values import array, attribute, dims, integers, made_by
 
 _LIMIT = 1 << 16
 """Largest constant, in elements, that folding may read or make: weights are left alone, the file does not grow."""

@@ -2,7 +2,7 @@
 
 import onnx_ir as ir
 
-from export.fuse.graph import array, dims, made_by, permutation, uniform
+from export.graph.values import array, dims, made_by, permutation, uniform
 
 
 def drop_noops(graph: ir.Graph) -> int:

@@ -2,8 +2,8 @@
 
 import onnx_ir as ir
 
-from export.fuse.build import Builder, take_place
-from export.fuse.graph import dims
+from export.graph.build import Builder, take_place
+from export.graph.values import dims
 
 
 def spell_out_einsum(graph: ir.Graph) -> int:

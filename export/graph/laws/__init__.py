@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 
-from export.fuse import shapes
-from export.fuse.graph import graphs
-from export.fuse.laws.dimensions import detach_shapes, settle_expand
-from export.fuse.laws.einsum import spell_out_einsum
-from export.fuse.laws.fold import fold
-from export.fuse.laws.noops import drop_noops, join_reshapes, join_transposes
+from export.graph import shapes
+from export.graph.laws.dimensions import detach_shapes, settle_expand
+from export.graph.laws.einsum import spell_out_einsum
+from export.graph.laws.fold import fold
+from export.graph.laws.noops import drop_noops, join_reshapes, join_transposes
+from export.graph.values import graphs
 
 _CONSTANTS = (fold, settle_expand)
 _LAWS = (*_CONSTANTS, detach_shapes, spell_out_einsum, drop_noops, join_reshapes, join_transposes)

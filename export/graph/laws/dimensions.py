@@ -5,8 +5,8 @@ from collections.abc import Container
 import numpy as np
 import onnx_ir as ir
 
-from export.fuse.build import Builder
-from export.fuse.graph import array, attribute, dims, integers, made_by, rank
+from export.graph.build import Builder
+from export.graph.values import array, attribute, dims, integers, made_by, rank
 
 _SAME_SHAPE = ("Cast", "Neg", "Softmax", "Identity", "Sqrt", "Exp", "Tanh", "Relu", "Sigmoid", "IsNaN", "Not")
 _BROADCAST = ("Add", "Sub", "Mul", "Div", "Where")

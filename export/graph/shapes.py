@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from export.fuse.graph import graphs
+from export.graph.values import graphs
 
 _LOG = logging.getLogger(__name__)
 
