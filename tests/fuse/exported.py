@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import onnx
 import onnx_ir as ir
 import torch
-from spellings import HEADS, D, Spelling
+from spelling import HEADS, D, Spelling
 from torch import Tensor, nn
 
 SIZES = {"B": 2, "S": 5, "T": 7}

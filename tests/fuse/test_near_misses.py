@@ -38,8 +38,8 @@ def test_near_miss(case: Golden) -> None:
 
 def test_every_refusal_code_has_a_graph_that_shows_it() -> None:
     shown = {code for file in FOLDER.iterdir() for code in re.findall(r"^kept (K\d{3})", file.read_text(), re.M)}
-    source = Path(__file__).parents[2] / "export" / "fuse"
-    known = {code for file in source.rglob("*.py") for code in re.findall(r'Refusal\(\s*"(K\d{3})"', file.read_text())}
+    source = [f for room in ("fuse", "graph") for f in (Path(__file__).parents[2] / "export" / room).rglob("*.py")]
+    known = {code for file in source for code in re.findall(r'Refusal\(\s*"(K\d{3})"', file.read_text())}
     assert known - set(ELSEWHERE) == shown
     assert not shown & set(ELSEWHERE)
 

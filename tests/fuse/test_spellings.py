@@ -8,25 +8,14 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from exported import SHAPES, SIZES, Many, arguments, draw, export
-from spellings import ALL, Spelling
+from spelling import Spelling
+from spellings import ALL, KEPT
 from text_graphs import session
 from torch import Tensor
 
 from export.fuse import Attention, FuseResult, fuse
 
 UNSEEN = {"B": 3, "S": 4, "T": 9}
-KEPT = {
-    "multiplied_and_subtracted": "K107",
-    "clamped": "K117",
-    "exponentials_by_hand": "nothing",
-    "row_maximum_taken_off": "K210",
-    "Sink": "K102",
-    "not_a_number_to_number": "K304",
-    "query_and_key_in_float32": "K205",
-    "einsum_with_an_ellipsis": "K102",
-    "queries_in_groups": "K206",
-}
-"""What is not one op today, and the code it says."""
 
 
 @pytest.mark.parametrize("spelling", ALL, ids=lambda s: s.name)
@@ -60,7 +49,7 @@ def test_the_rows_name_the_users_lines() -> None:
     (chosen,) = (s for s in ALL if s.name == "CausalBuffer")
     result = fuse(export(chosen.module(), draw(arguments(chosen), SIZES), "dynamo", 18))
     (row,) = result.attentions
-    assert row.source is not None and "spellings.py:" in row.source
+    assert row.source is not None and "spellings_of_scores.py:" in row.source
     assert row.source.endswith("in forward: return F.softmax(scores, dim=-1) @ v")
 
 
