@@ -3,12 +3,15 @@
 Nothing here imports torch: a graph from any exporter is read as a graph.
 """
 
+import logging
 from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from export.fuse.rows import Attention, Summary, as_json, summarise
 from export.spec import MaskedRows
+
+_log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     import onnx
@@ -47,7 +50,7 @@ def fuse(
     model: "Model",
     out: str | PathLike[str] | None = None,
     *,
-    target: str = "onnx",
+    target: str | None = None,
     verify: bool = True,
     masked_rows: MaskedRows = "keep",
 ) -> Fused:
@@ -56,7 +59,8 @@ def fuse(
     Args:
         model: Path of an .onnx file, an `onnx.ModelProto`, or an `onnx_ir.Model` (not changed).
         out: Where to write the result; None writes nothing.
-        target: "onnx" (standard ops), "ort", "tensorrt-rtx" or "tensorrt".
+        target: "onnx" (the ops as the standard allows them), "ort", "tensorrt-rtx" or "tensorrt". None is "ort", whose
+            graphs are standard ONNX in the spellings that ONNX Runtime runs, or "onnx" where that is refused.
         verify: Whether each fusion is run before and after on ONNX Runtime CPU, and rolled back where they differ.
         masked_rows: "keep" what a fully masked row gave, or "zero".
 
@@ -66,12 +70,19 @@ def fuse(
         UsageError: `out` cannot be written.
     """
     from export import model_file
+    from export.errors import LoweringRefusedError
     from export.fuse import Options
     from export.fuse import fuse as fuse_graph
     from export.lower import lower
 
     result = fuse_graph(_load(model), Options(verify=verify, masked_rows=masked_rows))
-    lowered = lower(result.model, target)
+    try:
+        lowered = lower(result.model, target or "ort")
+    except LoweringRefusedError as refusal:
+        if target is not None:
+            raise
+        _log.warning("The graph is written as the standard allows it; ONNX Runtime may not run it: %s", refusal)
+        lowered = lower(result.model, "onnx")
     if out is not None:
         model_file.save(lowered.model, out)
     return Fused(lowered.model, result.attentions, lowered.steps)

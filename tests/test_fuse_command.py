@@ -124,3 +124,35 @@ def test_python_api_takes_a_path_or_a_model(model: Path, tmp_path: Path) -> None
     assert result.as_json()["summary"]["fused"] == 1
     assert fuse(onnx.load(model)).summary == result.summary
     assert [row.status for row in inspect(model)] == ["fused", "kept"]
+
+
+def test_what_fuse_writes_by_default_runs_on_onnx_runtime(tmp_path: Path) -> None:
+    import numpy as np
+    import onnx
+    import onnxruntime
+
+    from export import fuse
+
+    text = """
+        <ir_version: 8, opset_import: ["": 17]>
+        g (float[B, 2, S, 8] q, float[B, 2, 8, S] k, float[B, 2, S, 8] v, bool[B, 1, 1, S] keep)
+            => (float[B, 2, S, 8] y) {
+            low = Constant<value_float: float = -inf>()
+            s = MatMul(q, k)
+            m = Where(keep, s, low)
+            p = Softmax<axis: int = -1>(m)
+            y = MatMul(p, v)
+        }
+    """
+    source, out = tmp_path / "in.onnx", tmp_path / "out.onnx"
+    onnx.save(onnx.parser.parse_model(text), source)
+    fused = fuse(source, out)
+    assert fused.summary.fused == 1
+    keep = np.array([[[[True, True, False]]], [[[True, False, False]]]])
+    feeds = {"q": np.ones((2, 2, 3, 8), np.float32), "k": np.ones((2, 2, 8, 3), np.float32), "keep": keep}
+    feeds["v"] = np.random.default_rng(0).standard_normal((2, 2, 3, 8)).astype(np.float32)
+    results = [
+        onnxruntime.InferenceSession(str(p), providers=["CPUExecutionProvider"]).run(None, feeds)[0]
+        for p in (source, out)
+    ]
+    assert np.abs(results[0] - results[1]).max() < 1e-6

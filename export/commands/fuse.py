@@ -16,7 +16,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="IN.onnx", help="the ONNX file to fuse; not changed unless -o names it")
     parser.add_argument("-o", "--out", required=True, metavar="OUT.onnx", help="where the fused model is written")
     parser.add_argument(
-        "--target", choices=TARGETS, default="onnx", help="lower the result for this backend (default: onnx)"
+        "--target",
+        choices=TARGETS,
+        help="lower the result for this backend (default: ort, standard ONNX in the spellings ONNX Runtime runs)",
     )
     parser.add_argument("--report", metavar="R.json", help="write the rows as JSON")
     parser.add_argument("--require", metavar="all|N", help="exit 1 unless all, or N, attentions end as one op")

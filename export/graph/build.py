@@ -68,7 +68,7 @@ class Builder:
         """Returns a Constant node's output holding `data`."""
         self._count += 1
         name = f"{self._prefix}/Constant_{self._count}"
-        tensor = ir.tensor(data, name=name)
+        tensor = ir.tensor(data, name=f"{name}_output_0")
         output = ir.Value(
             name=f"{name}_output_0", type=ir.TensorType(tensor.dtype), shape=ir.Shape(data.shape), const_value=tensor
         )
