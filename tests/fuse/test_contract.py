@@ -46,6 +46,17 @@ def test_the_input_stays_and_a_second_run_changes_nothing(golden) -> None:
     assert twice.summary.already == once.summary.fused
 
 
+def test_a_second_run_keeps_what_the_first_kept() -> None:
+    once = fuse(parse(TWO))
+    twice = fuse(once.model)
+    assert [(row.name, row.status) for row in twice.attentions] == [
+        ("Softmax_p/Attention", "already"),
+        ("Softmax_n", "kept"),
+    ]
+    assert twice.attentions[1] == once.attentions[1]
+    assert serialised(twice.model) == serialised(once.model)
+
+
 def test_the_report_has_the_contract_names_and_types() -> None:
     report = json.loads(json.dumps(as_json(fuse(parse(TWO)).attentions)))
     assert list(report) == ["schema", "attentions", "summary"]
