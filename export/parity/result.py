@@ -110,17 +110,26 @@ class ParityReport:
 
 
 def table(rows: Iterable[ParityRow]) -> str:
-    """Returns the rows as aligned plain text, one line each, the reason after an arrow."""
-    lines = [("case", "stage", "status", "error", "budget", "error/budget", "worst at")]
+    """Returns the rows as aligned plain text, one line each, the reason after an arrow.
+
+    The error is that of the element named, not the largest: each element has a budget of its own.
+    """
+    lines = [("case", "stage", "status", "error", "error/budget", "worst at")]
     reasons = [""]
     for row in rows:
         place = "" if row.worst is None else f"{row.output}{list(row.worst)}"
-        figures = (_short(row.max_error), _short(row.budget), _short(row.ratio))
-        lines.append((row.case, row.stage, row.status.upper(), *figures, place))
+        lines.append((row.case, row.stage, row.status.upper(), _short(_error(row)), _short(row.ratio), place))
         reasons.append(f"  -> {row.reason}" if row.reason else "")
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     text = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
     return "\n".join((line + reason).rstrip() for line, reason in zip(text, reasons, strict=True))
+
+
+def _error(row: ParityRow) -> float | None:
+    """Returns the error at `worst`; where no element is named, the largest."""
+    if row.expected is None or row.actual is None:
+        return row.max_error
+    return 0.0 if row.expected == row.actual else abs(row.actual - row.expected)
 
 
 def _short(value: float | None) -> str:

@@ -9,7 +9,7 @@ import onnx
 import parity_blocks as blocks
 import pytest
 import torch
-from parity_blocks import BY_NAME, runner, stages
+from parity_blocks import BY_NAME, runner, stages, statuses
 from torch import nn
 from torch.nn import functional as F
 
@@ -178,3 +178,19 @@ def test_the_package_costs_nothing_to_import():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.split() == ["False", "False"]
+
+
+@pytest.mark.filterwarnings("ignore:enable_nested_tensor is True:UserWarning")
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+def test_the_fast_path_of_multi_head_attention_is_no_truth_of_its_own():
+    """It gives NaN in a row that sees no key, where the steps it stands for, and the float64 run, give 0."""
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 1).eval()
+    padding = torch.zeros(2, 5, dtype=torch.bool)
+    padding[1] = True
+    x = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0))
+    case = ParityCase("row", {"src": x, "src_key_padding_mask": padding})
+    fast = torch.backends.mha.get_fastpath_enabled()
+    assert fast
+    report = stages(encoder, {}, [case], "fp16")
+    assert statuses(report, "pytorch") == {"ok"}, table(report.rows)
+    assert torch.backends.mha.get_fastpath_enabled() == fast

@@ -5,6 +5,7 @@ import pytest
 
 from export.parity.compare import Expected, compare
 from export.parity.precision import precision
+from export.parity.result import ParityRow, table
 
 FP16, FP32 = precision("fp16"), precision("fp32")
 VALUE = np.linspace(-2, 2, 24).reshape(2, 3, 4)
@@ -153,3 +154,12 @@ def test_wrong_everywhere_not_finite_is_no_crash():
     nothing = np.full(VALUE.shape, np.nan)
     assert not compare(half(nothing), expected(), FP16).ok
     assert compare(half(nothing), expected(nothing), FP16).ok
+
+
+def test_the_table_shows_the_error_of_the_element_it_names():
+    row = ParityRow("c", "fused", "ok", 0.5, 0.1, 0.8, "y", (1, 2), expected=1.0, actual=1.08)
+    head, line = (line.split() for line in table([row]).splitlines())
+    assert head == ["case", "stage", "status", "error", "error/budget", "worst", "at"]
+    assert line == ["c", "fused", "OK", "0.08", "0.8", "y[1,", "2]"]
+    unplaced = table([ParityRow("c", "fused", "ok", 0.5, 0.1, 0.8)]).splitlines()[1]
+    assert unplaced.split() == ["c", "fused", "OK", "0.5", "0.8"]
