@@ -6,8 +6,6 @@ A single hash could say hit or miss; keeping the parts lets a miss say which of 
 import hashlib
 import json
 import platform
-import sys
-import sysconfig
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import metadata
@@ -69,11 +67,13 @@ def of_onnx(path: Path) -> Parts:
 def of_module(source: "Source") -> Parts:
     """Returns the fingerprints of a factory's product: its code, its weights and its example inputs.
 
-    The code is every module file that is loaded and belongs neither to Python nor to a package whose version is a part
-    already, so that an edit in a file that the factory imports is seen too.
+    The code is the factory's file with every file of the user's that it imports; installed packages count by version
+    (`export.own_code`).
     """
     import torch
     from torch.utils import _pytree as pytree
+
+    from export import own_code
 
     def tensors(named: Iterable[tuple[str, Any]]) -> str:
         state = hashlib.sha256()
@@ -87,8 +87,11 @@ def of_module(source: "Source") -> Parts:
         return state.hexdigest()
 
     leaves, _ = pytree.tree_flatten(dict(source.inputs))
+    classes = dict.fromkeys(base for part in source.module.modules() for base in type(part).__mro__)
+    own = own_code.of(source.name, dict.fromkeys(base.__module__ for base in classes))
     return {
-        "code": of_files(_foreign_files()),
+        "code": of_files(own.files),
+        "packages": ", ".join(f"{n} {metadata.version(n)}" for n in own.packages if n not in PACKAGES) or "no others",
         "weights": tensors(source.module.state_dict(keep_vars=False).items()),
         "example inputs": tensors((str(i), leaf) for i, leaf in enumerate(leaves)),
     }
@@ -142,25 +145,3 @@ def _toolkit() -> str:
     return of_files(
         sorted(path for package in ("export", "engines", "plugins") for path in (root / package).rglob("*.py"))
     )
-
-
-def _foreign_files() -> list[Path]:
-    site = [Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib")]
-    known = [
-        place / name for place in site for name in ("torch", "numpy", "onnx", "onnx_ir", "onnxscript", "onnxruntime")
-    ]
-    ours = Path(__file__).resolve().parents[1]
-    known += [ours / package for package in ("export", "engines", "plugins")]
-    files = set()
-    for module in list(sys.modules.values()):
-        name = getattr(module, "__file__", None)
-        if not name or not name.endswith(".py"):
-            continue
-        path = Path(name).resolve()
-        in_python = path.is_relative_to(_STDLIB) and not any(path.is_relative_to(place) for place in site)
-        if not in_python and not any(path.is_relative_to(place) for place in known) and path.is_file():
-            files.add(path)
-    return sorted(files)
-
-
-_STDLIB = Path(sysconfig.get_path("stdlib")).resolve()

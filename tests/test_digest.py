@@ -1,11 +1,12 @@
 """The fingerprints of a build: what moves them, what does not, and the words for a miss."""
 
+import sys
 from pathlib import Path
 
 import onnx
 import small_models
 
-from export import digest, subject
+from export import digest, own_code, subject
 from export.spec import Spec
 
 
@@ -42,12 +43,40 @@ def test_a_factory_counts_with_its_weights_and_the_files_it_imports(tmp_path: Pa
     )
     spec = Spec(f"{tmp_path / 'counted_net.py'}:make")
     parts = subject.load(spec).parts()
-    assert set(parts) == {"code", "weights", "example inputs"}
+    assert set(parts) == {"code", "packages", "weights", "example inputs"}
     assert subject.load(spec).parts() == parts
     reseeded = subject.load(Spec(spec.source, seed=1)).parts()
     assert digest.difference(parts, reseeded) == "weights changed; example inputs changed"
     (tmp_path / "scale_of_net.py").write_text("SCALE = 2.0\n")
     assert digest.difference(parts, subject.load(spec).parts()) == "code changed"
+
+
+def test_other_modules_of_the_process_do_not_count(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "lone_net.py").write_text(small_models.FACTORY)
+    (tmp_path / "a_stranger.py").write_text("HERE = True\n")
+    spec = Spec(f"{tmp_path / 'lone_net.py'}:make")
+    parts = subject.load(spec).parts()
+    assert own_code.of(spec.source, ["lone_net"]).files == (tmp_path / "lone_net.py",)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    __import__("a_stranger")  # as an engine builder is loaded by `build` and not by `check`
+    assert subject.load(spec).parts() == parts
+    sys.modules.pop("a_stranger")
+
+
+def test_every_way_to_import_a_file_of_ones_own_is_followed(tmp_path: Path, monkeypatch) -> None:
+    package = tmp_path / "ownpack"
+    (package / "deep").mkdir(parents=True)
+    (package / "__init__.py").write_text("import json, torch, pytest, absent_module\n")
+    (package / "net.py").write_text("from . import near\nfrom .deep.far import thing\nimport ownpack.late as late\n")
+    (package / "near.py").write_text("def f():\n    import importlib\n    importlib.import_module('ownpack.named')\n")
+    for name in ("deep/__init__", "deep/far", "late", "named", "unused", "computed"):
+        (package / f"{name}.py").write_text("from export import spec\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = own_code.of("ownpack.net:make", ["torch.nn.modules.linear", "ownpack.computed", "builtins"])
+    names = {str(path.relative_to(package)) for path in found.files}
+    every = {str(path.relative_to(package)) for path in package.rglob("*.py")}
+    assert names == every - {"unused.py"}
+    assert found.packages == ("pytest", "torch")
 
 
 def test_a_form_counts_as_part_of_the_toolkit() -> None:
