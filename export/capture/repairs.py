@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.onnx import symbolic_opset14, utils
+from torch.onnx import symbolic_helper, symbolic_opset14, utils
 from torch.onnx.symbolic_helper import parse_args
 
 if TYPE_CHECKING:
@@ -37,14 +37,27 @@ def unflatten(g: Any, x: Any, dim: int, sizes: Any) -> Any:
 
 
 def scaled_dot_product_attention(g: Any, query: Any, *rest: Any) -> Any:
-    """Writes aten::scaled_dot_product_attention as PyTorch does, with a result of the query's type.
+    """Writes aten::scaled_dot_product_attention as PyTorch does, in the query's type and without NaN for want of keys.
 
     PyTorch's own writes the constants of a mask in float32; type promotion then makes float32 of everything behind it,
-    up to the graph's outputs, where the module at half precision returns half precision.
+    up to the graph's outputs, where the module at half precision returns half precision. And it sets the weights of a
+    row that sees no key to 0 under a boolean mask only, where the operator does so under one of -inf too.
     """
     made = symbolic_opset14.scaled_dot_product_attention(g, query, *rest)
+    if len(rest) > 2 and not symbolic_helper._is_none(rest[2]):
+        made = _guarded(g, made, query)
     half = {"Half": 10, "BFloat16": 16}.get(query.type().scalarType() or "")
     return made if half is None else g.op("Cast", made, to_i=half)
+
+
+def _guarded(g: Any, made: Any, query: Any) -> Any:
+    """Returns the product with V of Where(IsNaN(p), 0, p) for one of a softmax p, which PyTorch has left unguarded."""
+    weights, value = made.node().inputs()
+    if weights.node().kind() != "onnx::Softmax":
+        return made
+    half = {"Half": torch.float16, "BFloat16": torch.bfloat16}.get(query.type().scalarType() or "", torch.float32)
+    zero = g.op("Constant", value_t=torch.zeros(1, dtype=half))
+    return g.op("MatMul", g.op("Where", g.op("IsNaN", weights), zero, weights), value)
 
 
 REPAIRS: dict[str, Callable[..., Any]] = {

@@ -109,8 +109,8 @@ class Reference:
 
     def _own(self, case: ParityCase, inputs: dict[str, Any]) -> "Outputs":
         args, kwargs = case.arguments(inputs)
-        # The fast path of nn.MultiheadAttention answers a row without keys with NaN where the steps it stands for give 0:
-        # one module, one meaning, that of the float64 run.
+        # The fast path of nn.MultiheadAttention answers a row without keys with NaN where the steps it stands for, and
+        # the float64 run, give 0: a module has one meaning.
         with torch.no_grad(), plain_attention():
             value = _called(case, self._dtype.name, lambda: self._narrow(*args, **kwargs))
         return arrays.outputs(value)
