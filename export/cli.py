@@ -43,7 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The words after the program's name; None takes them from the process.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    args = _parse(words)
+    try:
+        args = _parse(words)
+    except ToolkitError as error:  # stdout is full: there is nowhere to put --help
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
     verbose = int(args.verbose) > 0
     with _logging(int(args.verbose), quiet=bool(args.quiet)), _termination_unwinds():
         try:
@@ -78,7 +82,11 @@ def _parse(words: list[str]) -> argparse.Namespace:
             verb.conflict_handler = "resolve"
             _common_flags(verb)
             _command(name).configure(verb)
-    args = parser.parse_args(words)
+    try:
+        args = parser.parse_args(words)
+    except SystemExit:
+        stdout.write("")  # flushes the help while a failure can still be told
+        raise
     if args.version:
         from importlib.metadata import PackageNotFoundError, version
 
@@ -117,7 +125,10 @@ def _fail(message: str, error: Exception | None, code: int, as_json: bool, verbo
     _log.error(message, exc_info=error if verbose else None)
     if as_json:
         kind = type(error).__name__ if error else "Interrupted"
-        stdout.write_json({"error": {"type": kind, "message": message, "exit_code": code}})
+        try:
+            stdout.write_json({"error": {"type": kind, "message": message, "exit_code": code}})
+        except ToolkitError as unwritten:
+            _log.error(str(unwritten))
     return code
 
 

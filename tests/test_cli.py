@@ -155,6 +155,15 @@ def test_a_closed_pipe_is_not_an_error() -> None:
     assert error == ""
 
 
+@pytest.mark.parametrize("words", [["forms"], ["forms", "--json"], ["--help"], ["--version"]])
+def test_a_full_stdout_is_said_in_a_sentence(words: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        done = command("-m", "export", *words, capture_output=False, stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("error: stdout cannot be written: No space left on device")
+    assert len(done.stderr.splitlines()) == 1
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_unwind_what_was_staged(tmp_path: Path, number: int, code: int) -> None:
     program = tmp_path / "slow.py"

@@ -5,14 +5,25 @@ import os
 import sys
 from typing import Any
 
+from export.errors import UsageError
+
 
 def write(text: str) -> None:
-    """Writes text to stdout at once; a closed pipe is not an error, so the command keeps its own exit code."""
+    """Writes text to stdout at once; a closed pipe is not an error, so the command keeps its own exit code.
+
+    Raises:
+        UsageError: stdout is a file on a full disk, or cannot be written for another reason.
+    """
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
         abandon()
+    except OSError as error:
+        abandon()
+        raise UsageError(
+            f"stdout cannot be written: {error.strerror}; free some space, or send it elsewhere."
+        ) from error
 
 
 def write_json(value: Any) -> None:
