@@ -94,7 +94,10 @@ def sentence(text: str) -> str:
     return clean if clean.endswith((".", "?", "!")) else f"{clean}."
 
 
-_PARSE_CURE = "Lower the model for this target (`python -m export build` does), or export those nodes differently."
+_PARSE_CURE = (
+    "Export those nodes differently; a graph that was not lowered for this target needs that first "
+    "(`python -m export build` does it)."
+)
 
 
 def _parser_sentence(error: dict[str, Any], log: Sequence[tuple[str, str]]) -> str:

@@ -34,7 +34,7 @@ def test_sentences(text: str, clean: str) -> None:
 
 def test_a_parser_that_gives_no_error_is_quoted_from_its_log() -> None:
     log = [("ERROR", "something broke"), ("ERROR", "[x::catchCudaError::250] no driver"), ("INFO", "later")]
-    assert failure.parse_failure("T 1", [], log).startswith("T 1 refuses the model: something broke. Lower the model")
+    assert failure.parse_failure("T 1", [], log).startswith("T 1 refuses the model: something broke. Export those")
     assert "it gave no reason." in failure.parse_failure("T 1", [], [])
 
 
