@@ -4,7 +4,7 @@ Its truth is the same graph in float64 (`export.onnx_truth`), and the yardstick 
 error at its dtype: run on ONNX Runtime as it is, and with its inputs moved by up to one unit in the last place.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from engines.runner import TensorSpec
 from export import model_file, onnx_truth
 from export.errors import ToolkitError, UsageError
 from export.ort_view import open_graph
-from export.subject import Exported, Tensor
+from export.subject import Exported, Tensor, of_defaults
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,14 +42,14 @@ class OnnxSubject:
 
     kind = "onnx"
 
-    def __init__(self, path: Path, dtype: str, seed: int) -> None:
-        """Reads the file.
+    def __init__(self, path: Path, dtype: str, seed: int, because: str = "no PyTorch source was given") -> None:
+        """Reads the file; `because` says why it is its own truth.
 
         Raises:
             ModelFileError: It cannot be read as an ONNX model.
             UsageError: A weight is NaN, or the graph has an operator that nothing here can run.
         """
-        self._path, self._dtype, self._seed = path, dtype, seed
+        self._path, self._dtype, self._seed, self._because = path, dtype, seed, because
         self._model = model_file.load(path)
         self._how = "the highest precision that runs"
         _refuse_unknown(self._model, path)
@@ -58,7 +58,7 @@ class OnnxSubject:
     @property
     def truth(self) -> str:
         """What the stages are compared with, said more exactly once it has been run."""
-        return f"{self._path.name} itself in {self._how} (no PyTorch source was given)"
+        return f"{self._path.name} itself in {self._how} ({self._because})"
 
     @property
     def dims(self) -> Mapping[str, tuple[int, int, int]]:
@@ -88,7 +88,9 @@ class OnnxSubject:
         """Returns the graph of an earlier build as it is."""
         return exported
 
-    def refuse_sizes(self, exported: Exported, dims: Mapping[str, tuple[int, int, int]]) -> None:
+    def refuse_sizes(
+        self, exported: Exported, dims: Mapping[str, tuple[int, int, int]], defaulted: Collection[str] = ()
+    ) -> None:
         """Runs the file at the profile's corners, since a size baked in at export shows nowhere else.
 
         Raises:
@@ -103,7 +105,10 @@ class OnnxSubject:
                 runner.run(self._draw(exported, sizes, self._seed))
             except ToolkitError as error:
                 text = ", ".join(f"{name}={size}" for name, size in sizes.items())
-                raise UsageError(f"{self._path} does not run at {text or 'its fixed sizes'}: {error}") from error
+                hint = of_defaults(dims, defaulted)
+                raise UsageError(
+                    f"{self._path} does not run at {text or 'its fixed sizes'}: {error}{f' {hint}' if hint else ''}"
+                ) from error
 
     def judge(
         self,

@@ -66,7 +66,7 @@ def _build(todo: Plan, loaded: subject.Subject, parts: digest.Parts, folder: Pat
     exported = loaded.exported()
     _log.info("capture   opset %d by %s", exported.opset, exported.exporter)
     profile = profiles.derive({t.name: t.shape for t in exported.inputs}, loaded.dims, spec.ranges())
-    loaded.refuse_sizes(exported, profile.dims)
+    loaded.refuse_sizes(exported, profile.dims, profile.defaulted)
     model_file.save(exported.model, folder / "model.onnx")
 
     fused = fuse(exported.model, Options(verify=spec.verify, masked_rows=spec.masked_rows))
@@ -97,7 +97,7 @@ def _build(todo: Plan, loaded: subject.Subject, parts: digest.Parts, folder: Pat
         profile=profile.dims,
         attentions=fused.attentions,
         steps=tuple(record.Step(s.attention, s.action, s.why) for s in lowered.steps),
-        engines=tuple(folders.engine(b) for b in built),
+        engines=tuple(folders.engine(b, lowered.steps) for b in built),
         parity=parity,
         failures=judge.failures(parity, fusing.unmet(fused.attentions, spec.require)),
         notes=(*exported.warnings, *judge.notes(profile)),

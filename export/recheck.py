@@ -40,13 +40,14 @@ def recheck(folder: Path) -> Report:
     try:
         before = Report.from_json(_read(folder / REPORT), folder)
         spec = read_toml(folder / SPEC)
-        files, parts = dict(recorded["files"]), dict(recorded["parts"])
+        files, parts = {**recorded["files"], **_engines(recorded)}, dict(recorded["parts"])
         inputs = tuple(Tensor(t["name"], t["dtype"], tuple(t["shape"])) for t in recorded["inputs"])
         outputs = tuple(recorded["outputs"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UsageError(f"{folder} is not a complete artifact ({error!r}). Build it again.") from error
-    damaged = reuse.changed_files(folder, {**files, **_engines(recorded)})
-    _log.info("files     %s", f"{len(damaged)} of {len(files)} changed" if damaged else f"{len(files)} intact")
+    damaged = reuse.changed_files(folder, files) | reuse.changed_record(recorded)
+    count = len(files) + 1
+    _log.info("files     %s", f"{len(damaged)} of {count} changed" if damaged else f"{count} intact")
     exported = recalled(folder / "model.onnx", inputs, outputs, before.opset, before.exporter)
     judging = _who(spec, parts, exported, folder, damaged)
     _log.info("truth     %s", judging.subject.truth)
@@ -77,7 +78,11 @@ def _who(spec: Spec, parts: digest.Parts, exported: Exported, folder: Path, dama
         why = f"{spec.source} cannot be loaded here: {error}"
     if "model.onnx" in damaged:
         raise UsageError(f"{why}, and model.onnx of {folder} {damaged['model.onnx']}: there is nothing to judge by.")
-    own = load(replace(spec, source=str(folder / "model.onnx"), opset=None))
+    from export.onnx_subject import OnnxSubject
+
+    own = OnnxSubject(
+        folder / "model.onnx", str(spec.dtype), spec.seed, because="what it was built from is not at hand"
+    )
     return _Judge(own, exported, f"{why.rstrip('.')}. Judged by the folder's own model.onnx instead.")
 
 

@@ -4,10 +4,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from engines.engine_json import NAME as ENGINE
 from export import digest
-from export.report.folder import REPORT
+from export.report.folder import REPORT, SEAL, seal
 from export.report.record import Report
 
 
@@ -33,7 +34,7 @@ def find(folder: Path, parts: digest.Parts) -> Found:
         moved = digest.difference(record["parts"], parts)
         if moved:
             return Found(None, f"{folder} is from another build: {moved}")
-        damaged = changed_files(folder, record["files"])
+        damaged = changed_files(folder, record["files"]) | changed_record(record)
         if damaged:
             return Found(None, f"{folder} was changed: " + "; ".join(f"{n} {w}" for n, w in damaged.items()))
         report = Report.from_json(json.loads((folder / REPORT).read_text(encoding="utf-8")), folder)
@@ -55,3 +56,8 @@ def changed_files(folder: Path, recorded: Mapping[str, str]) -> dict[str, str]:
         elif digest.of_file(path) != expected:
             wrong[name] = "is not the file that the build wrote (its sha256 differs)"
     return wrong
+
+
+def changed_record(record: Mapping[str, Any]) -> dict[str, str]:
+    """Returns what is wrong with engine.json itself, as `changed_files` does for the files that it signs."""
+    return {} if record.get(SEAL) == seal(record) else {ENGINE: "is not what the build wrote (its own sha256 differs)"}

@@ -3,7 +3,7 @@
 There are two kinds: a PyTorch module (here) and a ready ONNX file (`export.onnx_subject`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -74,7 +74,9 @@ class Subject(Protocol):
     def recalled(self, exported: Exported) -> Exported:
         """Returns the graph of an earlier build as `exported` would have, without exporting again."""
 
-    def refuse_sizes(self, exported: Exported, dims: Mapping[str, tuple[int, int, int]]) -> None:
+    def refuse_sizes(
+        self, exported: Exported, dims: Mapping[str, tuple[int, int, int]], defaulted: Collection[str] = ()
+    ) -> None:
         """Runs it at the corners of the profile. Raises UsageError where it does not take such a size."""
 
     def judge(
@@ -154,7 +156,7 @@ class ModuleSubject:
             captured.outputs,
             captured.opset,
             captured.exporter,
-            (*self.source.warnings, *captured.warnings),
+            captured.warnings,  # those of the source are among them
             captured,
         )
 
@@ -167,7 +169,9 @@ class ModuleSubject:
         captured = Captured(exported.model, inputs, exported.outputs, exported.opset, exported.exporter, (), names)
         return replace(exported, raw=captured)
 
-    def refuse_sizes(self, exported: Exported, dims: Mapping[str, tuple[int, int, int]]) -> None:
+    def refuse_sizes(
+        self, exported: Exported, dims: Mapping[str, tuple[int, int, int]], defaulted: Collection[str] = ()
+    ) -> None:
         """Runs the module at the corners of the profile: a length beyond its buffers shows here, not in an engine.
 
         Raises:
@@ -184,12 +188,15 @@ class ModuleSubject:
                 with torch.no_grad():
                     self.source.module(**inputs)
             except ToolkitError as error:
-                raise UsageError(f"{self._spec.name} does not run at {_listed(sizes)}: {error}") from error
+                hint = of_defaults(dims, defaulted)
+                raise UsageError(
+                    f"{self._spec.name} does not run at {_listed(sizes)}: {error}{f' {hint}' if hint else ''}"
+                ) from error
             except Exception as error:  # whatever the user's forward raises
                 raise UsageError(
                     f"{self._spec.name} does not run at {_listed(sizes)}, which the profile allows: "
                     f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}. "
-                    "Give --shapes that the module takes."
+                    f"{of_defaults(dims, defaulted) or 'Give --shapes that the module takes.'}"
                 ) from error
 
     def judge(
@@ -206,6 +213,17 @@ class ModuleSubject:
         if source.form is not None:
             source = replace(source, form=replace(source.form, dims=dict(profile)))
         return check_stages(source, exported.raw, stages, dtype=str(self._spec.dtype), masked_rows=masked_rows)
+
+
+def of_defaults(dims: Mapping[str, tuple[int, int, int]], defaulted: Collection[str]) -> str:
+    """Returns which sizes nobody gave and how to give them; nothing where all were given."""
+    given = [f"{name}={':'.join(map(str, dims[name]))}" for name in dims if name in defaulted]
+    if not given:
+        return ""
+    return (
+        f"Nobody gave sizes for {', '.join(defaulted)}, so the defaults min:opt:max {', '.join(given)} were tried. "
+        f"Give those that the model takes, as in --shapes {','.join(f'{name}=1:4:8' for name in defaulted)}."
+    )
 
 
 def _listed(sizes: Mapping[str, int]) -> str:

@@ -185,6 +185,19 @@ def test_a_size_baked_in_at_export(place: Path, refused) -> None:
     assert "does not run at batch=1, length=" in refused("build", "m.onnx", "-o", "out")
 
 
+def test_a_limit_that_only_the_default_sizes_meet(place: Path, refused) -> None:
+    (place / "short_net.py").write_text(
+        small_models.FACTORY.replace(
+            "self.heads = heads\n", "self.heads = heads\n        self.place = nn.Embedding(20, width)\n"
+        ).replace("b, s, e = x.shape\n", "b, s, e = x.shape\n        x = x + self.place(torch.arange(s))\n")
+    )
+    sentence = refused("build", "short_net.py:make", "-o", "out", "--target", "ort")
+    assert "length=512" in sentence and "Nobody gave sizes for" in sentence
+    assert "length=1:128:512" in sentence and "as in --shapes" in sentence
+    given = refused("build", "short_net.py:make", "-o", "out", "--target", "ort", "--shapes", "batch=2,length=1:8:99")
+    assert "Give --shapes that the module takes." in given and "Nobody" not in given
+
+
 def test_unknown_architecture(refused) -> None:
     assert "does not compile for SM 42" in refused("build", "-o", "out", "--target", "tensorrt-rtx", "--sm", "42")
     assert "no compute capability" in refused("build", "-o", "out", "--sm", "ada")

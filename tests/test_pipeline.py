@@ -59,7 +59,6 @@ def test_engine_json_signs_every_file(built: Path) -> None:
     assert set(record["files"]) == {path.name for path in built.iterdir()} - {
         ".artifact.json",
         "engine.json",
-        "report.json",
     }
     assert all(of_file(built / name) == digest for name, digest in record["files"].items())
     assert {(e["sm"], e["file"]) for e in record["engines"]} == {(89, "model.89.engine"), (120, "model.120.engine")}
@@ -153,7 +152,7 @@ def test_check_passes_from_any_folder(built: Path, tmp_path: Path, monkeypatch, 
     assert cli.main(["check", str(built)]) == 0
     out, err = capsys.readouterr()
     assert out.splitlines()[-1] == "PASSED"
-    assert "files     7 intact" in err
+    assert "files     9 intact" in err
     assert cli.main(["check", str(built), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["passed"] is True
 
@@ -167,6 +166,21 @@ def test_check_finds_a_changed_engine(built: Path, tmp_path: Path, capsys) -> No
     assert "failed: model.89.engine is not the file that the build wrote" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [("report.json", '"max_error": ', '"max_error": 1'), ("engine.json", '"opset": ', '"opset": 1')],
+)
+def test_check_finds_an_edited_record(
+    built: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, old: str, new: str
+) -> None:
+    folder = copied(built, tmp_path)
+    text = (folder / name).read_text()
+    (folder / name).write_text(text.replace(old, new, 1))
+    assert (folder / name).read_text() != text
+    assert cli.main(["check", str(folder)]) == 1
+    assert f"failed: {name} is not " in capsys.readouterr().out
+
+
 def test_check_finds_a_graph_that_computes_something_else(built: Path, tmp_path: Path, capsys) -> None:
     folder = copied(built, tmp_path)
     fused = onnx.load(folder / "fused.onnx")
@@ -175,9 +189,10 @@ def test_check_finds_a_graph_that_computes_something_else(built: Path, tmp_path:
     onnx.save(fused, folder / "fused.onnx")
     record = json.loads((folder / "engine.json").read_text())
     from export.digest import of_file
+    from export.report.folder import seal
 
     record["files"]["fused.onnx"] = of_file(folder / "fused.onnx")
-    (folder / "engine.json").write_text(json.dumps(record))
+    (folder / "engine.json").write_text(json.dumps({**record, "sha256": seal(record)}))
     assert cli.main(["check", str(folder)]) == 1
     out = capsys.readouterr().out
     assert "failed: fused, case typical:" in out
@@ -194,7 +209,9 @@ def test_check_without_the_source_judges_by_the_exported_model(model: Path, tmp_
     assert "Judged by the folder's own model.onnx instead." in out
     shutil.copy(small_models.save(small_models.attention("float16"), tmp_path / "other.onnx"), source)
     assert cli.main(["check", str(tmp_path / "o")]) == 0
-    assert "has changed since the build (source file changed)" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "has changed since the build (source file changed)" in out
+    assert "no PyTorch source was given" not in out
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -242,6 +259,15 @@ def test_a_factory_by_path_with_every_stage_from_pytorch_on(tmp_path: Path, caps
     Path("own_net.py").write_text(small_models.FACTORY.replace("** -0.5", "** -0.25"))
     assert cli.main(words) == 0
     assert "code changed" in capsys.readouterr().err
+
+
+def test_a_warning_of_the_export_is_noted_once(tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = "(torch.randn(2, 7, 16),), {'x': {0: 'batch', 1: 'length', 2: torch.export.Dim.AUTO}}"
+    Path("noted_net.py").write_text(small_models.FACTORY.replace("(torch.randn(2, 7, 16),)", text))
+    content = build("noted_net.py:make", target="onnx", shapes={"batch": 2, "length": (1, 6, 9)}).as_json()
+    assert len(content["notes"]) == len(set(content["notes"]))
+    assert any("stays fixed" in note for note in content["notes"])
 
 
 def test_the_report_of_the_python_call_is_the_one_in_the_folder(model: Path, tmp_path: Path) -> None:

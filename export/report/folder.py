@@ -1,6 +1,8 @@
 """The files of an artifact folder besides the models: engine.json, layers.json, report.json, spec.toml."""
 
-from collections.abc import Iterable
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,19 +11,33 @@ from engines import engine_json
 from export import digest
 from export.report import files
 from export.report.record import Engine, Kernel, Report
+from export.report.stdout import finite
 from export.subject import Exported
 
 if TYPE_CHECKING:
     from engines.build import BuiltEngine
+    from export.lower import Step
 
 LAYERS, REPORT, SPEC = "layers.json", "report.json", "spec.toml"
-UNSIGNED = (engine_json.NAME, REPORT)
-"""engine.json holds the digests, and report.json may be judged again; everything else is signed."""
+SEAL = "sha256"
+"""The key of engine.json that signs the rest of it; "files" in it signs every other file."""
 
 
-def engine(built: "BuiltEngine") -> Engine:
-    """Returns the report's row for an engine that was built."""
-    kernels = {name: Kernel(c.fused, c.kernels, c.why) for name, c in built.attentions.items()}
+def engine(built: "BuiltEngine", steps: "Iterable[Step]" = ()) -> Engine:
+    """Returns the report's row for an engine that was built.
+
+    Args:
+        built: The engine.
+        steps: What lowering did. Where it wrote an attention out, its reason is why no fused kernel computes it, and
+            what the builder's log lets one guess is not.
+    """
+    written = {step.attention: step.why for step in steps if step.action == "decompose"}
+    kernels = {}
+    for name, choice in built.attentions.items():
+        cause = written.get(name) if choice.fused is False else None
+        kernels[name] = Kernel(
+            choice.fused, choice.kernels, f"{choice.why.partition(': ')[0]}: {cause}" if cause else choice.why
+        )
     return Engine(built.sm, built.path.name, built.seconds, built.size, built.scratch, kernels)
 
 
@@ -47,13 +63,13 @@ def write_engines(folder: Path, built: "Iterable[BuiltEngine]") -> None:
 def write(
     folder: Path, report: Report, parts: digest.Parts, built: "Iterable[BuiltEngine]", exported: Exported
 ) -> None:
-    """Writes report.json, spec.toml and the full engine.json, whose digests cover every other file of the folder."""
+    """Writes report.json, spec.toml and the full engine.json, whose digests cover every file."""
     from export.spec import Spec
 
     spec = Spec().with_values(report.spec, "the resolved spec")
     (folder / SPEC).write_text(spec.as_toml(), encoding="utf-8")
     files.write_json(folder / REPORT, report.as_json())
-    signed = sorted(path for path in folder.iterdir() if path.is_file() and path.name not in UNSIGNED)
+    signed = sorted(path for path in folder.iterdir() if path.is_file() and path.name != engine_json.NAME)
     content: dict[str, Any] = {
         "schema": engine_json.SCHEMA,
         "digest": report.digest,
@@ -68,4 +84,10 @@ def write(
         "files": {path.name: digest.of_file(path) for path in signed},
         "parts": parts,
     }
-    files.write_json(folder / engine_json.NAME, content)
+    files.write_json(folder / engine_json.NAME, {**content, SEAL: seal(content)})
+
+
+def seal(content: Mapping[str, Any]) -> str:
+    """Returns the sha256 of engine.json's content but for the seal, however it is indented or ordered."""
+    rest = {key: value for key, value in content.items() if key != SEAL}
+    return hashlib.sha256(json.dumps(finite(rest), sort_keys=True).encode()).hexdigest()

@@ -2,10 +2,11 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 from export.fuse.rows import Attention, Verification
 from export.parity import ParityReport, ParityRow
-from export.report import record, table, terminal
+from export.report import folder, record, table, terminal
 
 ROWS = (
     ParityRow("typical", "pytorch", "ok", 1e-4, 2e-4, 0.5, "y", (0, 1), 1.0, 1.0001),
@@ -84,6 +85,23 @@ def test_a_kernel_that_the_log_does_not_name_is_unknown_and_not_fused() -> None:
     assert cells(text, "attn")[-1] == "unknown"
     assert cells(text, "softmax_1")[-1] == "unknown"
     assert "SM 89 attn: The log lists no layers." in text
+
+
+def test_the_cause_of_a_written_out_attention_is_lowerings_own() -> None:
+    said = "It became 2 GEMMs and a softmax kernel: the builder had no fused MHA kernel for it."
+    kernels = {
+        "a": SimpleNamespace(fused=False, kernels=("g",), why=said),
+        "a/b": SimpleNamespace(fused=False, kernels=("h",), why=said),
+        "c": SimpleNamespace(fused=True, kernels=("m",), why="One."),
+    }
+    built = SimpleNamespace(sm=89, path=Path("m.engine"), seconds=1.0, size=1, scratch=None, attentions=kernels)
+    steps = [record.Step("a", "decompose", "Its scores are an output."), record.Step("c", "decompose", "No.")]
+    steps.append(record.Step("a/b", "expand mask", "It must be."))
+    row = folder.engine(built, steps)
+    why = {name: kernel.why for name, kernel in row.attentions.items()}
+    assert why == {
+        "a": "It became 2 GEMMs and a softmax kernel: Its scores are an output.", "a/b": said, "c": "One.",
+    }  # fmt: skip
 
 
 def test_fusion_that_was_not_verified_says_so() -> None:
