@@ -56,6 +56,15 @@ def opened(candidate: Any, dtype: Precision, flatten: "Flatten | None" = None) -
     return _called(candidate, dtype)
 
 
+def keeps_float32(candidate: Any) -> bool:
+    """Says whether a candidate runs on ONNX Runtime's CPU provider, which keeps half-precision scores in float32."""
+    from engines.ort_runner import OrtRunner
+
+    if isinstance(candidate, OrtRunner):
+        return candidate.provider == "cpu"
+    return isinstance(candidate, str | os.PathLike | bytes)
+
+
 def _called(candidate: Callable[..., Any], dtype: Precision) -> "Run":
     import torch
 

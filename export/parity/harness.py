@@ -110,6 +110,7 @@ def _judged(
     row = precision(dtype)
     reference = Reference(target, row, draws=draws)
     opened = {stage: candidates.opened(candidate, row, flatten) for stage, candidate in stages.items()}
+    widening = frozenset(stage for stage, candidate in stages.items() if candidates.keeps_float32(candidate))
     rows: list[ParityRow] = []
     for i, given in enumerate(cases):
         case = as_case(given, i, target)
@@ -121,7 +122,7 @@ def _judged(
             # A grid made by resizing may ask for a size that the user's module itself does not take.
             rows += [ParityRow(case.name, stage, NOT_RUN, reason=str(error)) for stage in ("pytorch", *stages)]
             continue
-        rows += _case_rows(case, truth, reference, opened, row, masked_rows, record, own=own)
+        rows += _case_rows(case, truth, reference, opened, widening, row, masked_rows, record, own=own)
     if not rows:
         raise UsageError("There are no cases to check: nothing would be shown by passing.")
     return ParityReport(tuple(rows), dtype, masked_rows)
@@ -132,6 +133,7 @@ def _case_rows(
     truth: "Truth",
     reference: "Reference",
     opened: "Mapping[str, candidates.Run | NotRun]",
+    widening: frozenset[str],
     dtype: Precision,
     masked_rows: str,
     record: "Recording | None",
@@ -162,6 +164,8 @@ def _case_rows(
         before = truth.same if explained else truth.alone
         after = truth.zero if masked_rows == "zero" else truth.keep if explained else truth.alone
         expected = before if stage in BEFORE_FUSING else after
+        if stage not in widening:
+            expected = tuple(replace(e, unabsorbed=None) for e in expected)
         row = _judge(case.name, stage, outputs, expected, dtype)
         rows.append(row if row.status == OK or own or pytorch.status == OK else _shared(row, pytorch))
     return rows

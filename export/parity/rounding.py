@@ -60,11 +60,11 @@ class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if _narrows(func, args, kwargs):
                 kwargs["dtype"] = torch.float64
         elif self._tf32 and func._schema.name in _PRODUCTS:
-            args = tuple(_shaken(a, self._noise, 2.0**-11) if isinstance(a, torch.Tensor) else a for a in args)
+            args = tuple(shaken(a, self._noise, 2.0**-11) if isinstance(a, torch.Tensor) else a for a in args)
         result = func(*args, **kwargs)
-        if self._noise is not None and _computes(func):
+        if self._noise is not None and computes(func):
             noise, load = self._noise, _load(func, args)
-            result = _map(result, lambda x: _shaken(x, noise, load=load), in_place=func._schema.is_mutable)
+            result = _map(result, lambda x: shaken(x, noise, load=load), in_place=func._schema.is_mutable)
         if func._schema.name in _SOFTMAX and result.numel():
             hidden = args[0].amax(args[1], keepdim=True) <= MASKED_SCORE
             if hidden.any():
@@ -113,13 +113,13 @@ def rounded(
 
 
 def _run(target: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], mode: _Mode) -> Outcome:
-    with torch.no_grad(), _taken_apart(), mode:
+    with torch.no_grad(), taken_apart(), mode:
         value = target(*args, **kwargs)
     return Outcome(value, mode.dead)
 
 
 @contextmanager
-def _taken_apart() -> Iterator[None]:
+def taken_apart() -> Iterator[None]:
     """Makes PyTorch compute attention step by step at the tensors' own dtype; puts its settings back."""
     reduced = torch.backends.cuda.fp16_bf16_reduction_math_sdp_allowed()  # type: ignore[no-untyped-call]
     fast = torch.backends.mha.get_fastpath_enabled()
@@ -142,7 +142,8 @@ def _narrows(func: Any, args: Any, kwargs: Mapping[str, Any]) -> bool:
     return any(isinstance(a, torch.Tensor) and a.dtype == torch.float64 for a in args)
 
 
-def _computes(func: Any) -> bool:
+def computes(func: Any) -> bool:
+    """Says whether an operator makes new numbers rather than moving, choosing or comparing them."""
     schema = func._schema
     views = any(r.alias_info is not None and not r.alias_info.is_write for r in schema.returns)
     return not views and schema.name not in _EXACT
@@ -167,17 +168,22 @@ def _load(func: Any, args: tuple[Any, ...]) -> torch.Tensor | None:
     return result
 
 
-def _shaken(
-    x: torch.Tensor, noise: torch.Generator, u: float | None = None, load: torch.Tensor | None = None
+def shaken(
+    x: torch.Tensor,
+    noise: torch.Generator,
+    u: float | None = None,
+    load: torch.Tensor | None = None,
+    like: torch.dtype | None = None,
 ) -> torch.Tensor:
-    """Returns x moved by at most one unit in the last place, or by u * load where that is more."""
-    u = _UNIT_ROUNDOFF.get(x.dtype) if u is None else u
-    if u is None or x.dtype not in _SMALLEST or not x.numel():
+    """Returns x moved by at most one unit in the last place (of `like`), or by u * load where that is more."""
+    kind = like or x.dtype
+    u = _UNIT_ROUNDOFF.get(kind) if u is None else u
+    if u is None or kind not in _SMALLEST or not x.numel():
         return x
     wide = x.double()
     # A whole number this small is exact by design far more often than by chance.
     whole = (wide == wide.round()) & (wide.abs() <= u**-0.5)
-    far = torch.clamp(2 * u * wide.abs(), min=_SMALLEST[x.dtype])
+    far = torch.clamp(2 * u * wide.abs(), min=_SMALLEST[kind])
     far = far if load is None else torch.maximum(far, u * load.double())
     step = torch.rand(x.shape, generator=noise, dtype=torch.float64) * 2 - 1
     return torch.where(whole | (wide <= MASKED_SCORE) | ~wide.isfinite(), x, (wide + step * far).to(x.dtype))
