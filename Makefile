@@ -28,7 +28,7 @@ build: setup
 	$(BIN)/python -m export build
 
 test: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q -rs
 
 lint: setup
 	$(BIN)/ruff check .
