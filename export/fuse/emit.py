@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.fuse.contract import Agreement, Block, operand_dims, uncast
-from export.fuse.masks import write_mask
+from export.fuse.masks.write import write_mask
 from export.fuse.scores import Operand
 from export.graph.build import Attribute, Builder, take_place
 from export.graph.values import Dim, dims, made_by, permutation, rank, uniform

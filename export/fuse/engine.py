@@ -10,7 +10,7 @@ from export.fuse.contract import Block, agree
 from export.fuse.emit import Emitted, emit
 from export.fuse.opset import raise_opset
 from export.fuse.reader import read_scores
-from export.fuse.rotary import fuse_rotations
+from export.fuse.rotary_embedding.fuse_rotations import fuse_rotations
 from export.fuse.rows import Attention, Summary, Verification, summarise
 from export.fuse.tidy import tidy
 from export.fuse.weights import follow
@@ -84,7 +84,7 @@ def fuse(model: ir.Model, options: Options = Options()) -> FuseResult:
             return FuseResult(model.clone(), (*_already(model), *draft.kept))
         verified: dict[str, Verification] = {}
         if options.verify:
-            from export.fuse.verify import verify
+            from export.fuse.proof.verify import verify
 
             written = [*(e.node for _, e in draft.emitted), *draft.rotated]
             failures, verified = verify(base, draft.model, written, options.masked_rows)

@@ -7,7 +7,8 @@ import onnx_ir as ir
 import pytest
 from text_graphs import assert_same, expressions, parse
 
-from export.fuse import Options, adversary, compare, engine, fuse, verify
+from export.fuse import Options, engine, fuse
+from export.fuse.proof import adversary, compare, verify
 from export.graph.build import Builder
 from export.graph.values import Refusal
 

@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from export.fuse.compare import Arrays, Comparison, visible
-from export.fuse.region import by_name
+from export.fuse.proof.compare import Arrays, Comparison, visible
+from export.fuse.proof.region import by_name
 from export.fuse.rows import Verification
 from export.graph.values import Refusal
 

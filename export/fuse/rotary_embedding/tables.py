@@ -7,7 +7,7 @@ with itself, or elementwise arithmetic on such tables.
 import numpy as np
 import onnx_ir as ir
 
-from export.fuse.lanes import Pairing, join, last_axis, slice_of_last
+from export.fuse.rotary_embedding.lanes import Pairing, join, last_axis, slice_of_last
 from export.graph.build import Builder
 from export.graph.values import Dim, array, attribute, dim, dims, integers, made_by, rank, same, uniform
 

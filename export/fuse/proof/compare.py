@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from export.fuse import adversary
-from export.fuse.region import Cut, cut, to_model
+from export.fuse.proof import adversary
+from export.fuse.proof.region import Cut, cut, to_model
 from export.fuse.rows import Verification
 from export.graph.values import Refusal
 

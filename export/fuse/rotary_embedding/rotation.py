@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from export.fuse.lanes import Pairing, join, lane
+from export.fuse.rotary_embedding.lanes import Pairing, join, lane
 from export.graph.values import made_by, same, uniform
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.fuse.contract import Agreement, Block
-from export.fuse.frames import place
+from export.fuse.masks.frames import place
 from export.fuse.scores import Stage
 from export.graph.build import Builder
 from export.graph.values import Dim, Refusal, broadcast, dim, dims, label, made_by, rank, same

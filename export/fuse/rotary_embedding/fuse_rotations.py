@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from export.fuse.lanes import last_axis, slice_of_last
-from export.fuse.rope import Rotation, read_rotation
-from export.fuse.tables import Tables
+from export.fuse.rotary_embedding.lanes import last_axis, slice_of_last
+from export.fuse.rotary_embedding.rotation import Rotation, read_rotation
+from export.fuse.rotary_embedding.tables import Tables
 from export.graph.build import Attribute, Builder, take_place
 from export.graph.values import Dim, attribute, broadcast, dim, dims, rank, uniform
 

@@ -1,0 +1,1 @@
+"""What is added to or filled into the scores, as the mask of one Attention op."""
