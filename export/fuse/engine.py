@@ -1,5 +1,8 @@
 """The order of fusing: inline, raise the opset, apply laws, read every Softmax, emit, tidy, verify, report."""
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -72,14 +75,11 @@ def fuse(model: ir.Model, options: Options = Options()) -> FuseResult:
         model: Any ONNX model of opset 13 or later; not changed.
         options: Whether to verify, and what rows without keys mean.
     """
-    base = model.clone()
-    common.InlinePass()(base)
-    _name(base)
-    shapes.infer(base)
-    fold_all(base)  # constants are computed once, in their own precision, for both sides of the verification
+    base = _prepared(model)
     refused: dict[str, Refusal] = {}
     while True:
-        draft = _attempt(base, options, refused)
+        # without a verification nothing is compared with the base, and no attempt is repeated
+        draft = _attempt(shapes.copy(base) if options.verify else base, options, refused)
         if not draft.emitted and not draft.rotated:
             return FuseResult(model.clone(), (*_already(model), *draft.kept))
         verified: dict[str, Verification] = {}
@@ -92,7 +92,34 @@ def fuse(model: ir.Model, options: Options = Options()) -> FuseResult:
                 names = {e.node.name: softmax.name for softmax, e in draft.emitted}
                 refused |= {str(names.get(node, node)): refusal for node, refusal in failures.items()}
                 continue
+        shapes.clean(draft.model)
         return FuseResult(draft.model, _rows(draft, verified))
+
+
+def _prepared(model: ir.Model) -> ir.Model:
+    """Returns a copy of the model with one graph, named blocks, shapes, and every constant computed.
+
+    Constants are computed once, in their own precision, for both sides of the verification.
+    """
+    with _collector_paused():
+        base = model.clone()
+        common.InlinePass()(base)
+        _name(base)
+        shapes.infer(base)
+        fold_all(base)
+    return base
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Pauses Python's cycle collector: it would walk the whole graph for every few thousand nodes that are made."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
 
 
 def _name(model: ir.Model) -> None:
@@ -105,8 +132,10 @@ def _name(model: ir.Model) -> None:
                 taken.add(node.name)
 
 
-def _attempt(base: ir.Model, options: Options, refused: dict[str, Refusal]) -> _Draft:
-    draft = _Draft(base.clone())
+@_collector_paused()
+def _attempt(model: ir.Model, options: Options, refused: dict[str, Refusal]) -> _Draft:
+    """Fuses what can be fused in `model`, in place, but for the blocks that were refused."""
+    draft = _Draft(model)
     forbidden = None
     try:
         raise_opset(draft.model)

@@ -1,14 +1,14 @@
-"""Symbolic shapes for every value of a graph; the one file that knows the (alpha) inference library behind it."""
+"""Symbolic shapes for every value of a graph; with `refresh.py` all that knows the (alpha) inference library."""
 
 import logging
 import re
 import warnings
-from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import Any
 
 import onnx_ir as ir
 
+from export.graph.refresh import Known, forget, names_in, refresh, remember
 from export.graph.values import graphs
 
 _LOG = logging.getLogger(__name__)
@@ -17,13 +17,39 @@ _LOG = logging.getLogger(__name__)
 def infer(model: ir.Model) -> None:
     """Writes the inferred symbolic shapes and element types into the model's values, in place.
 
-    A value whose shape cannot be inferred keeps what the exporter recorded; nothing is guessed.
+    A value whose shape cannot be inferred keeps what the exporter recorded; nothing is guessed. Called again after a
+    law, it infers again what the law changed.
     """
+    _teach()
+    _type_constants(model)
+    known = Known(name for value in model.graph.inputs for name in _names(value.shape))
+    if not refresh(model, known, _normalise):
+        _infer_all(model, known)
+        remember(model)
+
+
+def copy(model: ir.Model) -> ir.Model:
+    """Returns a clone of a model whose shapes are inferred, which knows that they are."""
+    clone = model.clone()
+    remember(clone)
+    return clone
+
+
+def clean(model: ir.Model) -> None:
+    """Removes what inference noted in the model for its own use."""
+    from onnx_shape_inference import SYM_DATA_KEY
+
+    forget(model)
+    for graph in graphs(model):
+        for node in graph:
+            for value in node.outputs:
+                value.metadata_props.pop(SYM_DATA_KEY, None)
+
+
+def _infer_all(model: ir.Model, known: Known) -> None:
     from onnx_shape_inference import ShapeInferenceError, infer_symbolic_shapes
 
-    _teach()
-    _type_initializers(model)
-    _forget(model)
+    _forget_names(model, known)
     library = logging.getLogger("onnx_shape_inference")
     level = library.level
     library.setLevel(logging.ERROR)
@@ -44,41 +70,64 @@ def infer(model: ir.Model) -> None:
                 _normalise(value)
 
 
-def _type_initializers(model: ir.Model) -> None:
-    """Gives initializers the type and shape of their data, where the file does not say them twice."""
+def _type_constants(model: ir.Model) -> None:
+    """Gives initializers and constants the type and shape of their data, where the file does not say them twice."""
     for graph in graphs(model):
+        for node in graph:
+            if node.op_type == "Constant" and node.domain == "":
+                held = node.attributes.get("value")
+                if held is not None and node.outputs[0].const_value is None and not held.is_ref():
+                    node.outputs[0].const_value = held.value
+                    _type(node.outputs[0])
         for value in graph.initializers.values():
-            if value.const_value is not None and value.type is None:
-                value.type = ir.TensorType(value.const_value.dtype)
-            if value.const_value is not None and value.shape is None:
-                value.shape = ir.Shape(value.const_value.shape.numpy())
+            _type(value)
 
 
-def _forget(model: ir.Model) -> None:
+def _type(value: ir.Value) -> None:
+    data = value.const_value
+    if data is not None and value.type is None:
+        value.type = ir.TensorType(data.dtype)
+    if data is not None and value.shape is None:
+        value.shape = ir.Shape(data.shape.numpy())
+
+
+def _forget_names(model: ir.Model, known: Known) -> None:
     """Drops the names that an earlier round or the exporter gave to dimensions it did not know.
 
     The library never replaces a name by a better one; only the names of the graph's own inputs mean something.
     """
-    known = {name for value in model.graph.inputs for name in _names(value.shape)}
     for graph in graphs(model):
         for node in graph:
             for value in node.outputs:
                 shape = value.shape
                 if shape is not None and not _names(shape) <= known:
-                    kept = [d if isinstance(d, int) or _names([d]) <= known else ir.SymbolicDim(None) for d in shape]
+                    kept = [
+                        d if isinstance(d, int) or names_in(d.value or "") <= known else ir.SymbolicDim(None)
+                        for d in shape
+                    ]
                     value.shape = ir.Shape(kept)
 
 
-def _names(shape: ir.Shape | Sequence[int | ir.SymbolicDim] | None) -> set[str]:
+def _names(shape: ir.Shape | None) -> set[str]:
     """Returns the identifiers in a shape's symbols and expressions."""
     texts = [d.value for d in shape or () if not isinstance(d, int) and d.value is not None]
-    return {name for text in texts for name in re.findall(r"[A-Za-z_][\w.]*", text)} - {"Min", "Max", "floor", "Mod"}
+    return {name for text in texts for name in names_in(text)}
 
 
 @cache
 def _teach() -> None:
-    """Adds what the library does not know: a ConstantOfShape whose shape is computed (a causal mask's `ones(n, n)`)."""
+    """Adds what the library does not know: a ConstantOfShape whose shape is computed (a causal mask's `ones(n, n)`).
+
+    And what it takes long for: a Constant, of which there are more than of anything else, is typed here already.
+    """
     from onnx_shape_inference import registry
+
+    registry.collect()
+    infer_constant = registry.get("", "Constant", version=13)
+
+    def infer_untyped_constant(context: Any, node: ir.Node) -> None:
+        if infer_constant is not None and (node.outputs[0].const_value is None or node.outputs[0].shape is None):
+            infer_constant(context, node)
 
     def infer_constant_of_shape(context: Any, node: ir.Node) -> None:
         shape, value = node.inputs[0], node.attributes.get("value")
@@ -90,6 +139,7 @@ def _teach() -> None:
         context.set_shape_and_dtype(node.outputs[0], None if known is None else ir.Shape(list(known)), dtype)
 
     registry.register("", "ConstantOfShape", since_version=10)(infer_constant_of_shape)
+    registry.register("", "Constant", since_version=2)(infer_untyped_constant)
 
 
 def _normalise(value: ir.Value) -> None:
@@ -113,7 +163,7 @@ def _simplest(text: str) -> str:
         return text
     import sympy
 
-    symbols = {name: sympy.Symbol(name, integer=True, positive=True) for name in _names([ir.SymbolicDim(text)])}
+    symbols = {name: sympy.Symbol(name, integer=True, positive=True) for name in names_in(text)}
     try:
         return str(sympy.simplify(sympy.sympify(text, locals=symbols)))
     except (sympy.SympifyError, TypeError, AttributeError, SyntaxError):

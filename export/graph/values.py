@@ -8,6 +8,9 @@ import onnx_ir as ir
 Dim = int | str
 
 _STANDARD = ("", "ai.onnx")
+_WITHOUT_GRAPHS = {"Constant", "Add", "Mul", "MatMul", "Reshape", "Gather", "Concat", "Unsqueeze", "Shape", "Transpose"}
+"""The operators that most nodes are: no need to look for graphs in their attributes."""
+
 _UNIFORM_LIMIT = 1 << 22
 """Constants with more elements than this are weights, not fills or scales; they are not scanned."""
 
@@ -218,7 +221,7 @@ def graphs(model: ir.Model) -> Iterator[ir.Graph]:
         graph = waiting.pop()
         yield graph
         for node in graph:
-            for attr in node.attributes.values():
+            for attr in node.attributes.values() if node.op_type not in _WITHOUT_GRAPHS else ():
                 if attr.type == ir.AttributeType.GRAPH:
                     waiting.append(attr.as_graph())
                 elif attr.type == ir.AttributeType.GRAPHS:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import onnx_ir as ir
+import onnx_ir.passes.common as common
 
 from export.graph import shapes
 from export.graph.laws.dimensions import detach_shapes, settle_expand
@@ -23,12 +24,15 @@ def apply_laws(model: ir.Model) -> None:
 
 
 def fold_all(model: ir.Model) -> None:
-    """Applies the laws about constants and shapes alone."""
-    _settle(model, _CONSTANTS)
+    """Applies the laws about constants and shapes alone, and removes what led to them."""
+    _settle(model, _CONSTANTS, common.RemoveUnusedNodesPass())
 
 
-def _settle(model: ir.Model, laws: tuple[Callable[[ir.Graph], int], ...]) -> None:
+def _settle(
+    model: ir.Model, laws: tuple[Callable[[ir.Graph], int], ...], sweep: Callable[[ir.Model], object] = lambda _: None
+) -> None:
     for _ in range(_ROUNDS):
         if not sum(law(graph) for graph in graphs(model) for law in laws):
             return
+        sweep(model)
         shapes.infer(model)

@@ -3,6 +3,8 @@
 The TorchScript exporter writes `1/sqrt(head_size)` as six nodes on the shape of a tensor; after this law, a number.
 """
 
+from functools import lru_cache
+
 import numpy as np
 import onnx_ir as ir
 
@@ -10,6 +12,9 @@ from export.graph.values import array, attribute, dims, integers, made_by
 
 _LIMIT = 1 << 16
 """Largest constant, in elements, that folding may read or make: weights are left alone, the file does not grow."""
+
+_SMALL = 1 << 12
+"""Bytes up to which the inputs of a node are compared with those of nodes computed before."""
 
 _NEVER = {"Constant", "If", "Loop", "Scan", "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike"}
 _NEVER |= {"Multinomial", "Bernoulli", "Dropout", "QuantizeLinear", "DequantizeLinear"}
@@ -34,7 +39,7 @@ def _become(graph: ir.Graph, node: ir.Node, data: np.ndarray) -> None:
     old = node.outputs[0]
     if old.is_graph_output():
         return
-    tensor = ir.tensor(np.ascontiguousarray(data) if data.ndim else data, name=old.name)
+    tensor = ir.Tensor(np.ascontiguousarray(data) if data.ndim else data, name=old.name)
     new = ir.Value(name=old.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(data.shape), const_value=tensor)
     constant = ir.Node("", "Constant", [], [ir.AttrTensor("value", tensor)], outputs=[new], name=node.name)
     graph.insert_before(node, constant)
@@ -108,15 +113,39 @@ def _computed(node: ir.Node) -> np.ndarray | None:
 
 
 def _evaluate(node: ir.Node, inputs: list[np.ndarray | None]) -> np.ndarray | None:
-    """Runs one node in ONNX's reference implementation."""
+    """Runs one node in ONNX's reference implementation; blocks that repeat compute their constants once."""
+    version = node.graph.opset_imports.get("", 23) if node.graph is not None else 23
+    proto = ir.to_proto(node)
+    names = list(proto.input)
+    del proto.input[:], proto.metadata_props[:]
+    proto.input.extend(f"x{at}" if names[at] else "" for at in range(len(names)))
+    proto.name, proto.output[0] = "", "y"
+    key = proto.SerializeToString(deterministic=True)
+    small = sum(data.nbytes for data in inputs if data is not None) <= _SMALL
+    given = tuple(None if data is None else (data.tobytes(), data.dtype, data.shape) for data in inputs)
+    result = _run_once(key, version, given) if small else _run(key, version, tuple(inputs))
+    dtype = node.outputs[0].dtype
+    if result is None or dtype is None:
+        return result
+    return result.astype(dtype.numpy()) if result.dtype != dtype.numpy() else result
+
+
+@lru_cache(maxsize=1024)
+def _run_once(
+    node: bytes, version: int, given: tuple[tuple[bytes, np.dtype, tuple[int, ...]] | None, ...]
+) -> np.ndarray | None:
+    arrays = (None if g is None else np.frombuffer(g[0], g[1]).reshape(g[2]) for g in given)
+    return _run(node, version, tuple(arrays))
+
+
+def _run(node: bytes, version: int, inputs: tuple[np.ndarray | None, ...]) -> np.ndarray | None:
     import onnx
     from onnx.reference import ReferenceEvaluator
 
-    version = node.graph.opset_imports.get("", 23) if node.graph is not None else 23
-    proto = ir.to_proto(node)
+    proto = onnx.NodeProto.FromString(node)
     named = {name: data for name, data in zip(proto.input, inputs, strict=True) if data is not None}
-    given = [onnx.ValueInfoProto(name=name) for name in named]
-    graph = onnx.GraphProto(node=[proto], name="fold", input=given, output=[onnx.ValueInfoProto(name=proto.output[0])])
+    infos = [onnx.ValueInfoProto(name=name) for name in named]
+    graph = onnx.GraphProto(node=[proto], name="fold", input=infos, output=[onnx.ValueInfoProto(name="y")])
     model = onnx.ModelProto(ir_version=10, graph=graph, opset_import=[onnx.OperatorSetIdProto(version=version)])
     try:
         with np.errstate(all="ignore"):
@@ -125,6 +154,6 @@ def _evaluate(node: ir.Node, inputs: list[np.ndarray | None]) -> np.ndarray | No
         return None
     if not isinstance(result, np.ndarray | np.generic):
         return None
-    found = np.asarray(result)
-    dtype = node.outputs[0].dtype
-    return found.astype(dtype.numpy()) if dtype is not None and found.dtype != dtype.numpy() else found
+    found = np.array(result)
+    found.flags.writeable = False  # it may be kept for the next node like this one
+    return found
