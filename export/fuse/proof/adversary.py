@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import onnx_ir as ir
@@ -46,6 +47,7 @@ TRIALS = (
 _FUNCTIONS = {"floor", "ceiling", "Max", "Min", "Mod"}
 
 
+@lru_cache(maxsize=4096)
 def _parse(expression: str) -> sympy.Expr:
     """Reads a dimension: arithmetic on symbols, any of which may have a name that sympy means otherwise (N, S, E)."""
     names = set(re.findall(r"[A-Za-z_]\w*", expression)) - _FUNCTIONS
@@ -85,7 +87,10 @@ def bind(values: Mapping[str, ir.Value], sizes: tuple[int, ...]) -> dict[str, in
 def size(value: ir.Value, bound: Mapping[str, int]) -> tuple[int, ...]:
     """Returns the concrete shape of a value under bound symbols."""
     known = {sympy.Symbol(name): number for name, number in bound.items()}
-    shape = [dim if isinstance(dim, int) else int(_parse(dim).subs(known)) for dim in dims(value) or ()]
+    shape = [
+        dim if isinstance(dim, int) else bound[dim] if dim in bound else int(_parse(dim).subs(known))
+        for dim in dims(value) or ()
+    ]
     return tuple(max(number, 0) for number in shape)
 
 

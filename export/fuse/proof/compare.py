@@ -1,15 +1,17 @@
 """Compares one region of two graphs on ONNX Runtime CPU: cut at tensors both have, run on adversarial inputs."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
 from export.fuse.proof import adversary
-from export.fuse.proof.region import Cut, cut, to_model
+from export.fuse.proof.region import Cut, by_name, cut, to_model
+from export.fuse.proof.twins import fingerprint
 from export.fuse.rows import Verification
-from export.graph.values import Refusal
+from export.graph.values import Refusal, graphs
 
 _TINY = 1e-30
 
@@ -18,24 +20,46 @@ Bound = Callable[[Arrays], Sequence[np.ndarray]]
 Run = Callable[[Arrays], dict[str, np.ndarray]]
 
 
+@dataclass(frozen=True)
+class Before:
+    """The graph before fusing.
+
+    Attributes:
+        values: Every named value.
+        opset: Its default opset.
+        free: The symbols whose sizes a caller chooses: those of the graph's inputs.
+    """
+
+    values: Mapping[str, ir.Value]
+    opset: int
+    free: frozenset[str]
+
+    @classmethod
+    def of(cls, model: ir.Model) -> "Before":
+        """Returns what comparisons need to know of a model."""
+        inputs = [value for graph in graphs(model) for value in graph.inputs]
+        free = frozenset(s for value in inputs for s in adversary.symbols(value) or ())
+        return cls(by_name(model), model.graph.opset_imports.get("", 23), free)
+
+
 class Comparison:
     """The two regions that end in one node's outputs, and the trials run on them.
 
     Args:
-        old: Every value of the graph before, by name.
+        before: The graph before.
         node: The node that fusing wrote; its inputs are what `bound` reads.
         outputs: The tensors at or after the node that the graph had before.
-        opsets: The default opset before and after.
+        opset: The default opset after.
         masks: An input of the node that is a mask: tensors that only it depends on are drawn as masks.
         masked_rows: The policy for rows without keys that was asked for.
     """
 
     def __init__(
         self,
-        old: Mapping[str, ir.Value],
+        before: Before,
         node: ir.Node,
         outputs: Sequence[ir.Value | None],
-        opsets: tuple[int, int],
+        opset: int,
         *,
         masks: ir.Value | None = None,
         masked_rows: str = "keep",
@@ -45,18 +69,19 @@ class Comparison:
         self.outputs = [o for o in outputs if o is not None]
         if not self.outputs or len(self.outputs) != len(outputs):
             raise Refusal("V901", f"'{self.name}' has an output that the graph had no name for; it cannot be checked.")
-        olds = [old[str(o.name)] for o in self.outputs]
-        new_cut, old_cut = _common_cut(self.outputs, olds, old)
+        olds = [before.values[str(o.name)] for o in self.outputs]
+        new_cut, old_cut = _common_cut(self.outputs, olds, before)
         self.nodes = frozenset(new_cut.nodes)
         self.leaves = {**old_cut.shaped, **new_cut.shaped, **old_cut.leaves, **new_cut.leaves}
         inputs = [v for v in node.inputs if v is not None]
         inside = [v for v in inputs if str(v.name) not in new_cut.leaves]
         data = cut([v for v in inputs if v is not masks], lambda v: str(v.name) in new_cut.leaves)
         self.mask_only = set() if masks is None else set(new_cut.leaves) - set(data.leaves)
-        before, after = opsets
-        self.new_model = to_model(new_cut, [*self.outputs, *dict.fromkeys(inside)], after)
-        self.old_model = to_model(old_cut, olds, before)
-        self._exact: Callable[[], onnx.ModelProto] = lambda: to_model(old_cut, olds, before, ir.DataType.DOUBLE)
+        self.new_model = to_model(new_cut, [*self.outputs, *dict.fromkeys(inside)], opset)
+        self.old_model = to_model(old_cut, olds, before.opset)
+        self._exact: Callable[[], onnx.ModelProto] = lambda: to_model(old_cut, olds, before.opset, ir.DataType.DOUBLE)
+        ends = [*inputs, *(v for v in node.outputs if v.name)]
+        self.twin = fingerprint((self.old_model, self.new_model), self.leaves.values(), self.mask_only, ends)
 
     def run(self, bound: Bound) -> Verification:
         """Runs all trials within `bound`; raises the refusal of the first that differs."""
@@ -177,10 +202,10 @@ def visible(output: ir.Value, old: Mapping[str, ir.Value]) -> ir.Value | None:
     return None
 
 
-def _common_cut(new: Sequence[ir.Value], olds: Sequence[ir.Value], old: Mapping[str, ir.Value]) -> tuple[Cut, Cut]:
+def _common_cut(new: Sequence[ir.Value], olds: Sequence[ir.Value], before: Before) -> tuple[Cut, Cut]:
     """Cuts both graphs at the same tensors, moving the cut back until the old region needs nothing else."""
+    old, free = before.values, before.free
     targets = {str(v.name) for v in new}
-    free = {s for v in old.values() if v.is_graph_input() for s in adversary.symbols(v) or ()}
     opened: set[str] = set()
 
     def sized(value: ir.Value) -> bool:
@@ -197,6 +222,8 @@ def _common_cut(new: Sequence[ir.Value], olds: Sequence[ir.Value], old: Mapping[
         new_cut = cut(new, stop, sized)
         old_cut = cut(olds, lambda value: str(value.name) in new_cut.leaves, sized)  # noqa: B023
         extra = set(old_cut.leaves) - set(new_cut.leaves)
+        if not extra:
+            return new_cut, old_cut
         dependent = {name for name in new_cut.leaves if name in old and extra & set(cut([old[name]], _never).leaves)}
         dependent -= opened | extra
         if not dependent:

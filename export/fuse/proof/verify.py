@@ -10,13 +10,12 @@ are derived, not chosen, with u = 2^-24:
 because a dot product's rounding is relative to its absolute terms, and exp turns an error of s into a factor of s.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 
-from export.fuse.proof.compare import Arrays, Comparison, visible
-from export.fuse.proof.region import by_name
+from export.fuse.proof.compare import Arrays, Before, Comparison, visible
 from export.fuse.rows import Verification
 from export.graph.values import Refusal
 
@@ -41,19 +40,19 @@ def verify(
     Returns:
         Why some are wrong, and the measurements of the right ones, both by node name.
     """
-    old = by_name(before)
-    opsets = (before.graph.opset_imports.get("", 23), after.graph.opset_imports.get("", 23))
+    old, opset = Before.of(before), after.graph.opset_imports.get("", 23)
+    passed: dict[bytes, Verification] = {}
     failures: dict[str, Refusal] = {}
     verified: dict[str, Verification] = {}
     waiting, hidden = list(nodes), dict[ir.Node, list[ir.Node]]()
     for node in nodes:
-        if node.op_type == "RotaryEmbedding" and visible(node.outputs[0], old) is None:
+        if node.op_type == "RotaryEmbedding" and visible(node.outputs[0], old.values) is None:
             waiting.remove(node)
             for attention in _attentions_after(node):
                 hidden.setdefault(attention, []).append(node)
     for node in [*waiting, *(n for n in hidden if n not in waiting)]:
         try:
-            verified[str(node.name)] = _verify(old, node, opsets, masked_rows)
+            verified[str(node.name)] = _verify(old, node, opset, masked_rows, passed)
         except Refusal as refusal:
             # a rotary embedding that only its attention shows is put back first: attention never depends on it
             failures |= {str(n.name): refusal for n in hidden.get(node, [node])}
@@ -73,13 +72,22 @@ def _attentions_after(rotary: ir.Node) -> list[ir.Node]:
     return found
 
 
-def _verify(old: Mapping[str, ir.Value], node: ir.Node, opsets: tuple[int, int], masked_rows: str) -> Verification:
-    outputs = [visible(node.outputs[at], old) for at in (0, 3) if at < len(node.outputs)]
-    if node.op_type == "RotaryEmbedding":
-        return Comparison(old, node, outputs, opsets).run(lambda known: [rotation_bound(node, known)])
-    mask = node.inputs[3] if len(node.inputs) > 3 else None
-    comparison = Comparison(old, node, outputs, opsets, masks=mask, masked_rows=masked_rows)
-    return comparison.run(lambda known: attention_bounds(node, known)[: len(outputs)])
+def _verify(
+    old: Before, node: ir.Node, opset: int, masked_rows: str, passed: dict[bytes, Verification]
+) -> Verification:
+    outputs = [visible(node.outputs[at], old.values) for at in (0, 3) if at < len(node.outputs)]
+    rotates = node.op_type == "RotaryEmbedding"
+    mask = node.inputs[3] if len(node.inputs) > 3 and not rotates else None
+    comparison = Comparison(old, node, outputs, opset, masks=mask, masked_rows=masked_rows)
+    if comparison.twin is not None and comparison.twin in passed:
+        return passed[comparison.twin]
+    if rotates:
+        found = comparison.run(lambda known: [rotation_bound(node, known)])
+    else:
+        found = comparison.run(lambda known: attention_bounds(node, known)[: len(outputs)])
+    if comparison.twin is not None:
+        passed[comparison.twin] = found
+    return found
 
 
 def _of(node: ir.Node, at: int, known: Arrays) -> np.ndarray | None:
