@@ -60,11 +60,12 @@ class FuseResult:
 
 @dataclass
 class _Draft:
-    """One attempt: the model, what was written for which Softmax, the rotary embeddings, and what stayed."""
+    """One attempt: the model, what was written for which Softmax, rotary embeddings, caches absorbed, what stayed."""
 
     model: ir.Model
     emitted: list[tuple[ir.Node, Emitted]] = field(default_factory=list)
     rotated: list[ir.Node] = field(default_factory=list)
+    cached: list[ir.Node] = field(default_factory=list)
     kept: list[Attention] = field(default_factory=list)
 
 
@@ -80,13 +81,13 @@ def fuse(model: ir.Model, options: Options = Options()) -> FuseResult:
     while True:
         # without a verification nothing is compared with the base, and no attempt is repeated
         draft = _attempt(shapes.copy(base) if options.verify else base, options, refused)
-        if not draft.emitted and not draft.rotated:
+        if not draft.emitted and not draft.rotated and not draft.cached:
             return FuseResult(model.clone(), (*_already(model), *draft.kept))
         verified: dict[str, Verification] = {}
         if options.verify:
             from export.fuse.proof.verify import verify
 
-            written = [*(e.node for _, e in draft.emitted), *draft.rotated]
+            written = list(dict.fromkeys([*(e.node for _, e in draft.emitted), *draft.rotated, *draft.cached]))
             failures, verified = verify(base, draft.model, written, options.masked_rows)
             if failures:
                 names = {e.node.name: softmax.name for softmax, e in draft.emitted}
@@ -123,11 +124,11 @@ def _collector_paused() -> Iterator[None]:
 
 
 def _name(model: ir.Model) -> None:
-    """Gives every Softmax a name of its own: blocks are told apart by it."""
+    """Gives every Softmax and Attention a name of its own: blocks are told apart by it."""
     taken: set[str | None] = {None, ""}
     for graph in graphs(model):
         for node in graph:
-            if node.op_type == "Softmax":
+            if node.op_type in ("Softmax", "Attention"):
                 node.name = node.outputs[0].name if node.name in taken else node.name
                 taken.add(node.name)
 
@@ -156,9 +157,13 @@ def _attempt(model: ir.Model, options: Options, refused: dict[str, Refusal]) -> 
                     draft.emitted.append((node, _fuse_one(node, options)))
                 except Refusal as refusal:
                     draft.kept.append(_kept(node, refusal))
-    if draft.emitted or draft.rotated:
-        tidy(draft.model)
+    if forbidden is None and (draft.emitted or draft.rotated or _has_attention(draft.model)):
+        draft.cached = tidy(draft.model, refused)
     return draft
+
+
+def _has_attention(model: ir.Model) -> bool:
+    return any(node.op_type == "Attention" and node.domain == "" for graph in graphs(model) for node in graph)
 
 
 def _fuse_one(softmax: ir.Node, options: Options) -> Emitted:
@@ -202,7 +207,10 @@ def _rows(draft: _Draft, verified: dict[str, Verification]) -> tuple[Attention, 
                     reason = "Softmax attention became one op."
                 rows.append(describe(node, "fused", "F001", reason, made, verified.get(str(node.name))))
             elif (node.domain, node.op_type) in _ALREADY:
-                rows.append(describe(node, "already", "A001", "It was one attention op on arrival."))
+                reason = "It was one attention op on arrival."
+                if node in draft.cached:
+                    reason = "It was one attention op on arrival; the cache in front of it is now its past and present."
+                rows.append(describe(node, "already", "A001", reason, verification=verified.get(str(node.name))))
     return (*rows, *draft.kept)
 
 
@@ -236,6 +244,7 @@ def describe(
         softcap=capped or None,
         mask=made.mask if made is not None else _mask(node),
         rope=_rope(node),
+        cache=_cache(node),
         masked_rows="zero" if made is not None and "before" in made.masked_rows else "keep",
         source=source_line(node),
         verify=verification,
@@ -262,6 +271,11 @@ def _mask(node: ir.Node) -> str:
     if mask is not None:
         kinds.append("bool" if mask.dtype == ir.DataType.BOOL else "float")
     return "+".join(kinds) or "none"
+
+
+def _cache(node: ir.Node) -> str:
+    past = node.inputs[4] if len(node.inputs) > 4 and (node.domain, node.op_type) == ("", "Attention") else None
+    return "none" if past is None else "past"
 
 
 def _is_causal(node: ir.Node) -> bool:

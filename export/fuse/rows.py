@@ -35,6 +35,7 @@ class Attention:
         scale: Factor on QK^T; softcap: c of c*tanh(x/c), or None.
         mask: "none", "bool", "float" or "causal" and combinations such as "bool+float".
         rope: RotaryEmbedding ops that feed Q and K: "none", "q", "k", "qk".
+        cache: "past" where the op has the keys and values of earlier calls as inputs of its own, else "none".
         masked_rows: What a query row that sees no key gives: "keep" (what it gave before) or "zero" where that changed.
         source: The user's PyTorch source line where the exporter recorded one.
         verify: The verification result, or None where it was not run.
@@ -52,6 +53,7 @@ class Attention:
     softcap: float | None = None
     mask: str = "none"
     rope: str = "none"
+    cache: str = "none"
     masked_rows: str = "keep"
     source: str | None = None
     verify: Verification | None = None

@@ -1,16 +1,27 @@
-"""Cleans up after fusing: the inverse transposes cancel, repeated heads are shared, what nobody reads is removed."""
+"""Cleans up after fusing: inverse transposes cancel, heads are shared, caches absorbed, unread nodes removed."""
+
+from collections.abc import Container
 
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
+from export.fuse.cache import absorb_caches
 from export.fuse.heads import share_heads
 from export.graph import shapes
 from export.graph.laws.noops import drop_noops, join_reshapes, join_transposes
 from export.graph.values import graphs
 
 
-def tidy(model: ir.Model) -> None:
-    """Applies the laws that are safe to miss, in place."""
+def tidy(model: ir.Model, refused: Container[str | None] = ()) -> list[ir.Node]:
+    """Applies the laws that are safe to miss, in place.
+
+    Args:
+        model: After emission.
+        refused: Names of Attention nodes that are to keep the cache they have in front.
+
+    Returns:
+        The Attention nodes that got a past and present.
+    """
     for graph in graphs(model):
         _settle(graph)
     common.RemoveUnusedNodesPass()(model)
@@ -21,6 +32,10 @@ def tidy(model: ir.Model) -> None:
                 share_heads(node)
         _settle(graph)
     common.RemoveUnusedNodesPass()(model)
+    absorbed = [node for graph in graphs(model) for node in absorb_caches(graph, refused)]
+    if absorbed:
+        common.RemoveUnusedNodesPass()(model)
+    return absorbed
 
 
 def _settle(graph: ir.Graph) -> None:

@@ -1,4 +1,7 @@
-"""For targets whose Attention has one output: a key/value cache becomes a Concat, unread outputs go."""
+"""For targets whose Attention has one output: a key/value cache becomes a Concat, unread outputs go.
+
+Where the target computes the cache itself but only into both present outputs, those that nobody reads are written too.
+"""
 
 from dataclasses import replace
 
@@ -15,7 +18,10 @@ from export.lower.targets import Target
 def lower_cache(call: Call, row: Target, build: Builder) -> tuple[Call, tuple[Step, ...]]:
     """Concatenates past and new keys and values; the present outputs are the results."""
     if "past" in row.extras:
-        return call, ()
+        if call.past is None or None not in call.presents or "unread present" in row.extras:
+            return call, ()
+        why = f"{row.title} computes an attention with a past only where both of its present outputs are there."
+        return replace(call, shows_present=True), (call.said("add present outputs", why),)
     steps = []
     if any(call.unread):
         steps.append(call.said("drop unread outputs", f"{row.title} refuses an Attention with more than one output."))
@@ -34,7 +40,8 @@ def outside(call: Call, build: Builder) -> Call:
     key, value, offset = call.key, call.value, call.offset
     if call.past is not None:
         past_key, past_value = call.past
-        offset = build("Shape", past_key, dtype=ir.DataType.INT64, shape=ir.Shape([1]), start=2, end=3)
+        if call.causal or call.window != (-1, -1):
+            offset = build("Shape", past_key, dtype=ir.DataType.INT64, shape=ir.Shape([1]), start=2, end=3)
         total = _total(call)
         key = _concat(past_key, key, total, build)
         value = _concat(past_value, value, total, build)

@@ -34,6 +34,7 @@ class Call:
         scale: Factor on the scores; None means 1/sqrt(D).
         softcap: c of c*tanh(x/c); 0 is none.
         precision: Element type of the softmax where the graph asks for one.
+        shows_present: Whether both present outputs are written though not both are read.
         score_mode: What the fourth output shows (qk_matmul_output_mode), or None where nobody reads it.
         exact: (keep, bias) as the graph has them, once a step has put finite numbers in place of -inf.
         may_be_empty: Whether a row might see no key at all.
@@ -59,6 +60,7 @@ class Call:
     softcap: float
     precision: ir.DataType | None
     score_mode: int | None
+    shows_present: bool = False
     offset: ir.Value | None = None
     exact: tuple[ir.Value | None, ir.Value | None] | None = None
     may_be_empty: bool = True
@@ -203,22 +205,30 @@ def write(call: Call, build: Builder) -> tuple[ir.Value, ir.Value | None]:
     inputs = [call.query, call.key, call.value, mask, past_key, past_value, call.lengths]
     while inputs[-1] is None:
         inputs.pop()
-    wanted = [True, *(p is not None for p in call.presents), call.score_mode is not None]
+    wanted = [True, *(call.shows_present or p is not None for p in call.presents), call.score_mode is not None]
     while not wanted[-1]:
         wanted.pop()
-    old = call.node.outputs
+    old = (call.node.outputs[0], *call.presents, _read_output(call.node, 3))
     node = build.node(
         "Attention",
         inputs,
         attributes,
-        dtypes=tuple(old[i].dtype or call.dtype if w else None for i, w in enumerate(wanted)),
-        shapes=tuple(old[i].shape if w and i else None for i, w in enumerate(wanted)),
+        dtypes=tuple((_dtype(old[i]) or call.dtype) if w else None for i, w in enumerate(wanted)),
+        shapes=tuple(_shape(old[i]) if w and i else None for i, w in enumerate(wanted)),
     )
     node.name = call.name
-    for index in (1, 2):
-        if index < len(wanted) and wanted[index]:
-            take_place(old[index], node.outputs[index])
+    for index, present in enumerate(call.presents, 1):
+        if present is not None:
+            take_place(present, node.outputs[index])
     return node.outputs[0], node.outputs[3] if call.score_mode is not None else None
+
+
+def _dtype(value: ir.Value | None) -> ir.DataType | None:
+    return None if value is None else value.dtype
+
+
+def _shape(value: ir.Value | None) -> ir.Shape | None:
+    return None if value is None else value.shape
 
 
 def take_place(old: ir.Value, new: ir.Value) -> None:

@@ -25,7 +25,8 @@ class Target:
         foreign: Operators of other domains: "any" (a custom-op library may bring them), "plugin" (only under names that
             no ONNX operator has, because the domain is ignored), "none".
         types: Element types of Q, K and V that it computes.
-        extras: Optional parts of the operator that it honours: "past" (past and present), "nonpad_kv_seqlen", "window",
+        extras: Optional parts of the operator that it honours: "past" (past and present), "unread present" (a past
+            whose present outputs are left out), "nonpad_kv_seqlen", "window",
             "softcap", "softmax_precision", "mask and causal" (both on one node), "value type" (V of another type than
             Q), "value size" (V of another head size than Q), "rotary batch" (cos and sin with batch 1 for any batch),
             "shared operands" (one tensor as Q or K of several attentions).
@@ -72,6 +73,7 @@ ONNX = Target(
     extras=frozenset(
         {
             "past",
+            "unread present",
             "nonpad_kv_seqlen",
             "window",
             "softcap",

@@ -9,7 +9,7 @@ from text_graphs import Golden, assert_same, check, expressions, parse, read_gol
 from export.fuse import FuseResult, Options, fuse
 
 FOLDER = Path(__file__).parent / "goldens"
-FILES = ("scores", "weights", "rope", "sharing")
+FILES = ("scores", "weights", "rope", "sharing", "cache")
 
 
 def described(result: FuseResult) -> str:

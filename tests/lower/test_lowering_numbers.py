@@ -19,13 +19,16 @@ PRESENT = ", float[B,4,PT,16] ok, float[B,4,PT,16] ov"
 OUT = "float[B,4,S,16] y"
 
 
-def past(attributes: str, mask: str = "", keys: str = "T", queries: str = "S") -> ir.Model:
+def past(attributes: str, mask: str = "", keys: str = "T", queries: str = "S", present: bool = True) -> ir.Model:
     inputs = f"float[B,4,{queries},16] q, float[B,4,{keys},16] k, float[B,4,{keys},16] v{PAST}"
     total = {"T": "PT", "S": "PS", "1": "4"}[keys]
     outputs = f"float[B,4,{queries},16] y" + PRESENT.replace("PT", total)
     if mask:
         inputs += f", {mask} m"
-    body = f"[attn] y, ok, ov = Attention <scale: float = 0.25{attributes}> (q, k, v, {'m' if mask else ''}, pk, pv)"
+    if not present:
+        outputs = outputs.partition(", ")[0]
+    made = "y, ok, ov" if present else "y"
+    body = f"[attn] {made} = Attention <scale: float = 0.25{attributes}> (q, k, v, {'m' if mask else ''}, pk, pv)"
     return g.model(inputs, body, outputs)
 
 
@@ -80,6 +83,7 @@ CASES: dict[str, Callable[[], ir.Model]] = {
     "one-head-causal-float": lambda: g.attention("float[1,1,S,T]", CAUSAL, heads=1, kv_heads=1),
     "one-query": lambda: g.attention("bool[B,1,1,T]", size=20, queries="1"),
     "past": lambda: past(""),
+    "past-without-present": lambda: past("", "bool[B,1,1,PT]", present=False),
     "past-causal": lambda: past(f", {CAUSAL}", keys="S"),
     "past-causal-one-query": lambda: past(f", {CAUSAL}", keys="1", queries="1"),
     "past-causal-bool": lambda: past(f", {CAUSAL}", "bool[B,1,1,PT]"),

@@ -48,7 +48,7 @@ _FUNCTIONS = {"floor", "ceiling", "Max", "Min", "Mod"}
 
 
 @lru_cache(maxsize=4096)
-def _parse(expression: str) -> sympy.Expr:
+def parse_size(expression: str) -> sympy.Expr:
     """Reads a dimension: arithmetic on symbols, any of which may have a name that sympy means otherwise (N, S, E)."""
     names = set(re.findall(r"[A-Za-z_]\w*", expression)) - _FUNCTIONS
     try:
@@ -63,7 +63,7 @@ def symbols(value: ir.Value) -> set[str] | None:
     found = dims(value)
     if found is None:
         return None
-    return {str(s) for dim in found if isinstance(dim, str) for s in _parse(dim).free_symbols}
+    return {str(s) for dim in found if isinstance(dim, str) for s in parse_size(dim).free_symbols}
 
 
 def bind(values: Mapping[str, ir.Value], sizes: tuple[int, ...]) -> dict[str, int]:
@@ -79,7 +79,7 @@ def bind(values: Mapping[str, ir.Value], sizes: tuple[int, ...]) -> dict[str, in
             raise ValueError(f"the shape of '{name}' is not known")
         for dim in found:
             if isinstance(dim, str):
-                for symbol in sorted(str(s) for s in _parse(dim).free_symbols):
+                for symbol in sorted(str(s) for s in parse_size(dim).free_symbols):
                     met.setdefault(symbol)
     return {symbol: sizes[at % len(sizes)] for at, symbol in enumerate(met)}
 
@@ -88,7 +88,7 @@ def size(value: ir.Value, bound: Mapping[str, int]) -> tuple[int, ...]:
     """Returns the concrete shape of a value under bound symbols."""
     known = {sympy.Symbol(name): number for name, number in bound.items()}
     shape = [
-        dim if isinstance(dim, int) else bound[dim] if dim in bound else int(_parse(dim).subs(known))
+        dim if isinstance(dim, int) else bound[dim] if dim in bound else int(parse_size(dim).subs(known))
         for dim in dims(value) or ()
     ]
     return tuple(max(number, 0) for number in shape)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import onnx
@@ -9,6 +10,7 @@ import onnx_ir as ir
 
 from export.fuse.proof import adversary
 from export.fuse.proof.region import Cut, by_name, cut, to_model
+from export.fuse.proof.ties import settle, ties
 from export.fuse.proof.twins import fingerprint
 from export.fuse.rows import Verification
 from export.graph.values import Refusal, graphs
@@ -77,6 +79,7 @@ class Comparison:
         inside = [v for v in inputs if str(v.name) not in new_cut.leaves]
         data = cut([v for v in inputs if v is not masks], lambda v: str(v.name) in new_cut.leaves)
         self.mask_only = set() if masks is None else set(new_cut.leaves) - set(data.leaves)
+        self._ties = cache(lambda: ties(old_cut.nodes))
         self.new_model = to_model(new_cut, [*self.outputs, *dict.fromkeys(inside)], opset)
         self.old_model = to_model(old_cut, olds, before.opset)
         self._exact: Callable[[], onnx.ModelProto] = lambda: to_model(old_cut, olds, before.opset, ir.DataType.DOUBLE)
@@ -126,7 +129,7 @@ class Comparison:
 
     def _feeds(self, trial: adversary.Trial, sizes: tuple[int, ...], rng: np.random.Generator) -> dict[str, np.ndarray]:
         try:
-            bound = adversary.bind(self.leaves, sizes)
+            bound = settle(adversary.bind(self.leaves, sizes), self._ties())
             return {
                 name: adversary.draw(value, adversary.size(value, bound), trial, name in self.mask_only, rng)
                 for name, value in self.leaves.items()

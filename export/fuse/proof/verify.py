@@ -75,16 +75,22 @@ def _attentions_after(rotary: ir.Node) -> list[ir.Node]:
 def _verify(
     old: Before, node: ir.Node, opset: int, masked_rows: str, passed: dict[bytes, Verification]
 ) -> Verification:
-    outputs = [visible(node.outputs[at], old.values) for at in (0, 3) if at < len(node.outputs)]
+    places = [at for at, output in enumerate(node.outputs) if output.name]
+    outputs = [visible(node.outputs[at], old.values) for at in places]
     rotates = node.op_type == "RotaryEmbedding"
     mask = node.inputs[3] if len(node.inputs) > 3 and not rotates else None
     comparison = Comparison(old, node, outputs, opset, masks=mask, masked_rows=masked_rows)
     if comparison.twin is not None and comparison.twin in passed:
         return passed[comparison.twin]
-    if rotates:
-        found = comparison.run(lambda known: [rotation_bound(node, known)])
-    else:
-        found = comparison.run(lambda known: attention_bounds(node, known)[: len(outputs)])
+
+    def bound(known: Arrays) -> list[np.ndarray]:
+        if rotates:
+            return [rotation_bound(node, known)]
+        context, weights = attention_bounds(node, known)
+        by_place = (context, *present_bounds(node, known), weights)
+        return [by_place[at] for at in places]
+
+    found = comparison.run(bound)
     if comparison.twin is not None:
         passed[comparison.twin] = found
     return found
@@ -102,16 +108,26 @@ def rotation_bound(node: ir.Node, known: Arrays) -> np.ndarray:
     return np.asarray(_ROTATION * _ROUNDOFF * size)
 
 
+def present_bounds(node: ir.Node, known: Arrays) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the error bounds of present_key and present_value: copies, but a rotation may stand in their region."""
+    parts = [(_of(node, at, known), _of(node, at + 3, known)) for at in (1, 2)]
+    largest = [max(float(np.abs(x).max(initial=0.0)) for x in pair if x is not None) for pair in parts]
+    key, value = (np.asarray(_ROTATION * _ROUNDOFF * 2.0 * size) for size in largest)
+    return key, value
+
+
 def attention_bounds(node: ir.Node, known: Arrays) -> tuple[np.ndarray, np.ndarray]:
     """Returns the float32 error bounds of an Attention's output [B, H, S, Dv] and of its weights [B, H, S, T].
 
     Args:
-        node: The Attention; its scale and softcap are read.
+        node: The Attention; its scale, softcap and past are read.
         known: The arrays by name: Q [B, H, S, D], K [B, Hkv, T, D], V [B, Hkv, T, Dv], and the mask, boolean
             (True = attend) or additive, broadcastable to [B, H, S, T].
     """
     q, k, v = (known[str(x.name)].astype(np.float64) for x in node.inputs[:3] if x is not None)
-    mask = _of(node, 3, known)
+    mask, past = _of(node, 3, known), (_of(node, 4, known), _of(node, 5, known))
+    if past[0] is not None and past[1] is not None:
+        k, v = np.concatenate([past[0], k], axis=2), np.concatenate([past[1], v], axis=2)
     repeats = q.shape[1] // k.shape[1]
     k, v = np.repeat(k, repeats, axis=1), np.repeat(v, repeats, axis=1)
     scale = node.attributes["scale"].as_float() if "scale" in node.attributes else q.shape[-1] ** -0.5

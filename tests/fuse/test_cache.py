@@ -1,0 +1,77 @@
+"""Caches: every golden at an empty past, what the report says, what each target is given."""
+
+from pathlib import Path
+
+import onnx_ir as ir
+import pytest
+from text_graphs import SIZES, assert_same, expressions, parse, read_goldens
+
+from export.fuse import fuse
+from export.fuse.rows import as_json
+from export.lower import lower
+
+CACHES = {g.name: g for g in read_goldens((Path(__file__).parent / "goldens" / "cache.txt").read_text())}
+ALL_KEYS = "the past is all keys there are"
+PRESENT = "past and present, outputs of the graph"
+
+FIRST = tuple({**sizes, "P": 0, "L": sizes["S"], "W": sizes["S"]} for sizes in SIZES)
+"""The first call: nothing is cached yet."""
+
+
+@pytest.mark.parametrize("name", [n for n in CACHES if n != ALL_KEYS])
+def test_an_empty_past_means_the_same(name: str) -> None:
+    before = parse(CACHES[name].before)
+    assert_same(before, fuse(before).model, FIRST)
+
+
+@pytest.mark.parametrize("name", CACHES)
+def test_fusing_again_changes_nothing(name: str) -> None:
+    once = fuse(parse(CACHES[name].before)).model
+    assert expressions(fuse(once).model.graph) == expressions(once.graph)
+
+
+def test_the_row_says_whether_a_cache_was_absorbed() -> None:
+    for name, want in ((PRESENT, "past"), (ALL_KEYS, "none")):
+        (row,) = as_json(fuse(parse(CACHES[name].before)).attentions)["attentions"]
+        assert row["cache"] == want
+
+
+def test_an_attention_that_came_so_gets_its_cache_and_is_checked() -> None:
+    text = """<ir_version: 10, opset_import: ["": 23]>
+    g (float[B,4,S,8] q, float[B,2,S,8] k, float[B,2,S,8] v, float[B,2,P,8] pk, float[B,2,P,8] pv)
+      => (float[B,4,S,8] y, float[B,2,L,8] ok, float[B,2,L,8] ov) {
+      ok = Concat<axis = -2>(pk, k)
+      ov = Concat<axis = -2>(pv, v)
+      y = Attention%s(q, ok, ov)
+    }"""
+    before = parse(text % "")
+    result = fuse(before)
+    (row,) = result.attentions
+    assert (row.status, row.code, row.cache) == ("already", "A001", "past")
+    assert row.verify is not None and row.verify.cases >= 3
+    assert [n.op_type for n in result.model.graph] == ["Attention"]
+    assert_same(before, result.model, (*SIZES, *FIRST))
+    # causal and windows count from the first key: with a past they would count from the past's end
+    (row,) = fuse(parse(text % "<is_causal = 1>")).attentions
+    assert row.cache == "none"
+
+
+@pytest.mark.parametrize("target", ["tensorrt", "tensorrt-rtx"])
+def test_targets_without_a_past_get_the_concatenation_back(target: str) -> None:
+    lowered = lower(fuse(parse(CACHES[PRESENT].before)).model, target)
+    assert sorted(n.op_type for n in lowered.model.graph) == ["Attention", "Concat", "Concat", "Identity", "Identity"]
+    assert any(step.action == "cache outside" for step in lowered.steps)
+
+
+def test_onnx_runtime_gets_present_outputs_that_nobody_reads() -> None:
+    fused = fuse(parse(CACHES["no present: ONNX says no more than what was there"].before)).model
+    assert len(_attention(fused).outputs) == 1
+    lowered = lower(fused, "ort")
+    assert [bool(v.name) for v in _attention(lowered.model).outputs] == [True, True, True]
+    assert [step.action for step in lowered.steps] == ["add present outputs"]
+    assert not lower(lowered.model, "ort").steps
+
+
+def _attention(model: ir.Model) -> ir.Node:
+    (node,) = (n for n in model.graph if n.op_type == "Attention")
+    return node
