@@ -3,6 +3,7 @@
 import logging
 import re
 import warnings
+from collections.abc import Iterator
 from functools import cache, lru_cache
 from typing import Any
 
@@ -21,11 +22,14 @@ def infer(model: ir.Model) -> None:
     law, it infers again what the law changed.
     """
     _teach()
+    held = [(tensor, tensor.name) for tensor in _constants(model)]
     _type_constants(model)
     known = Known(name for value in model.graph.inputs for name in _names(value.shape))
     if not refresh(model, known, _normalise):
         _infer_all(model, known)
         remember(model)
+    for tensor, name in held:  # the library names a Constant's tensor, which a clone shares with the user's model
+        tensor.name = name
 
 
 def copy(model: ir.Model) -> ir.Model:
@@ -68,6 +72,14 @@ def _infer_all(model: ir.Model, known: Known) -> None:
         for node in graph:
             for value in node.outputs:
                 _normalise(value)
+
+
+def _constants(model: ir.Model) -> Iterator[ir.TensorProtocol]:
+    for graph in graphs(model):
+        for node in graph:
+            attribute = node.attributes.get("value") if node.op_type == "Constant" else None
+            if attribute is not None and attribute.type == ir.AttributeType.TENSOR:
+                yield attribute.as_tensor()
 
 
 def _type_constants(model: ir.Model) -> None:
