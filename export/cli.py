@@ -24,6 +24,7 @@ VERBS = {
     "build": "export, fuse, lower, build engines and check every stage: the whole flow",
     "fuse": "fuse the attentions of an ONNX file into one op each",
     "inspect": "say what fuse would do with each attention of an ONNX file, without writing",
+    "rule": "explain a rule code of fuse and inspect: what it means, an example, what to change",
     "check": "judge an artifact folder again: file digests and parity",
     "run": "run a model or an artifact folder on a provider",
     "forms": "list the attention forms that come with the toolkit",

@@ -69,7 +69,8 @@ def test_the_licence_is_the_one_the_metadata_names() -> None:
 
 def test_the_wheel_holds_every_module(tmp_path: Path) -> None:
     tree = tmp_path / "tree"  # a copy: setuptools leaves build/ and *.egg-info beside what it builds
-    for path in [*SOURCES, *(ROOT / package / "py.typed" for package in PACKAGES)]:
+    pages = sorted((ROOT / "export" / "rules").glob("*.md"))
+    for path in [*SOURCES, *pages, *(ROOT / package / "py.typed" for package in PACKAGES)]:
         (tree / relative(path)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, tree / relative(path))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
@@ -84,7 +85,8 @@ def test_the_wheel_holds_every_module(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert {relative(path) for path in SOURCES} <= set(names)
+    assert {relative(path) for path in [*SOURCES, *pages]} <= set(names)
+    assert len(pages) > 40
     assert {f"{package}/py.typed" for package in PACKAGES} <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not [name for name in names if name.startswith("tests")]

@@ -4,7 +4,8 @@ import onnx_ir as ir
 
 from export.fuse.emit import Emitted
 from export.fuse.rows import Attention, Verification
-from export.graph.values import array, dim, made_by, source_line
+from export.graph.source_lines import source_line
+from export.graph.values import array, dim, made_by
 
 
 def describe(

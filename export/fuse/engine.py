@@ -20,7 +20,9 @@ from export.fuse.tidy import tidy
 from export.fuse.weights import follow
 from export.graph import shapes
 from export.graph.laws import apply_laws, fold_all
-from export.graph.values import Refusal, graphs, source_line
+from export.graph.source_lines import source_line
+from export.graph.values import Refusal, graphs
+from export.rules import rule
 
 _ALREADY = {("", "Attention")} | {
     ("com.microsoft", op)
@@ -183,6 +185,7 @@ def _kept(softmax: ir.Node, refusal: Refusal) -> Attention:
         reason=refusal.sentence,
         op="Softmax",
         source=source_line(softmax),
+        change=rule(refusal.code).change,
     )
 
 

@@ -38,6 +38,7 @@ class Attention:
         cache: "past" where the op has the keys and values of earlier calls as inputs of its own, else "none".
         masked_rows: What a query row that sees no key gives: "keep" (what it gave before) or "zero" where that changed.
         source: The user's PyTorch source line where the exporter recorded one.
+        change: For one that was kept, what its author may change; `python -m export rule CODE` says more.
         verify: The verification result, or None where it was not run.
     """
 
@@ -56,6 +57,7 @@ class Attention:
     cache: str = "none"
     masked_rows: str = "keep"
     source: str | None = None
+    change: str | None = None
     verify: Verification | None = None
 
 

@@ -226,22 +226,3 @@ def graphs(model: ir.Model) -> Iterator[ir.Graph]:
                     waiting.append(attr.as_graph())
                 elif attr.type == ir.AttributeType.GRAPHS:
                     waiting.extend(attr.as_graphs())
-
-
-_TRACES = ("pkg.torch.onnx.stack_trace", "pkg.onnxscript.stack_trace")
-
-
-def source_line(node: ir.Node) -> str | None:
-    """Returns the user's PyTorch line the exporter recorded for a node, as `file.py:12 in forward: code`, or None."""
-    for key in _TRACES:
-        trace = node.metadata_props.get(key, "")
-        lines = [line for line in trace.splitlines() if line.strip()]
-        for at in range(len(lines) - 1, -1, -1):
-            head = lines[at].strip()
-            if head.startswith("File ") and "/torch/nn/" not in head and "/torch/_" not in head:
-                parts = head.removeprefix("File ").split(", ")
-                code = lines[at + 1].strip() if at + 1 < len(lines) else ""
-                where = parts[0].strip('"') + ":" + parts[1].removeprefix("line ") if len(parts) > 1 else parts[0]
-                function = f" {parts[2]}" if len(parts) > 2 else ""
-                return f"{where}{function}: {code}" if code else f"{where}{function}"
-    return None

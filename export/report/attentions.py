@@ -20,15 +20,20 @@ def render(rows: Sequence[Attention], columns: Mapping[str, Sequence[str]] | Non
         for i, r in enumerate(rows)
     ]
     text = table.render(header, lines)
-    kept = [
-        f"kept {r.name}: {r.code}: {r.reason}{f' [{r.source}]' if r.source else ''}\n"
-        for r in rows
-        if r.status == "kept"
-    ]
+    kept = [line for r in rows if r.status == "kept" for line in _about(r)]
+    if kept:
+        kept.append("More about a code: python -m export rule CODE\n")
     changed = [
         f"masked rows of {r.name}: {r.reason}\n" for r in rows if r.status == "fused" and r.masked_rows != "keep"
     ]
     return "\n".join(filter(None, (text, "".join(kept + changed), counts(rows))))
+
+
+def _about(row: Attention) -> list[str]:
+    """Returns why one stayed, and what its author may change."""
+    where = f" [{row.source}]" if row.source else ""
+    change = [f"  to change: {row.change}\n"] if row.change else []
+    return [f"kept {row.name}: {row.code}: {row.reason}{where}\n", *change]
 
 
 def counts(rows: Sequence[Attention]) -> str:
