@@ -148,7 +148,7 @@ def _attempt(model: ir.Model, options: Options, refused: dict[str, Refusal]) -> 
     apply_laws(draft.model)
     common.RemoveUnusedNodesPass()(draft.model)  # what a law bypassed must not count as a reader of the scores
     if forbidden is None:
-        draft.rotated = [r.node for graph in graphs(draft.model) for r in fuse_rotations(graph, set(refused))]
+        draft.rotated = [r.node for g in graphs(draft.model) for r in fuse_rotations(g, set(refused)).written]
     for graph in graphs(draft.model):
         for node in list(graph):
             if node.op_type == "Softmax" and node.domain == "":

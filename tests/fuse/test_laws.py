@@ -8,6 +8,7 @@ import pytest
 from text_graphs import Golden, assert_same, expressions, parse, read_goldens
 
 from export.graph import laws, shapes
+from export.graph.laws.branches import choose_branch
 from export.graph.laws.dimensions import detach_shapes, settle_expand
 from export.graph.laws.einsum import spell_out_einsum
 from export.graph.laws.fold import fold
@@ -21,6 +22,7 @@ LAWS = {
         spell_out_einsum,
         fold,
         settle_expand,
+        choose_branch,
         detach_shapes,
         drop_noops,
         join_transposes,

@@ -202,7 +202,7 @@ def test_a_wrong_rotation_is_put_back_and_its_attention_stays(break_it, monkeypa
 
     def wrong(graph, refused=()):
         written = rotations(graph, refused)
-        for rotated in written:
+        for rotated in written.written:
             break_it(rotated.node)
         return written
 

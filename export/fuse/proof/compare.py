@@ -192,13 +192,17 @@ def _in_double(data: np.ndarray) -> np.ndarray:
     return data.astype(np.float64) if data.dtype == np.float32 else data
 
 
-def visible(output: ir.Value, old: Mapping[str, ir.Value]) -> ir.Value | None:
-    """Returns the first tensor at or after the op's output that the graph had before."""
+LAYOUT = ("Reshape", "Squeeze", "Transpose", "Cast")
+"""What emitting may put between an op and the tensor it stands for."""
+
+
+def visible(output: ir.Value, old: Mapping[str, ir.Value], through: Sequence[str] = LAYOUT) -> ir.Value | None:
+    """Returns the first tensor at or after the op's output that the graph had before, looking through some nodes."""
     current = output
     for _ in range(4):
         if str(current.name) in old:
             return current
-        users = [u for u, _ in current.uses() if u.op_type in ("Reshape", "Squeeze", "Transpose", "Cast")]
+        users = [u for u, _ in current.uses() if u.op_type in through]
         if len(users) != 1:
             return None
         current = users[0].outputs[0]

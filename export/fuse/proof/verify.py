@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from export.fuse.proof.compare import Arrays, Before, Comparison, visible
+from export.fuse.proof.compare import LAYOUT, Arrays, Before, Comparison, visible
 from export.fuse.rows import Verification
 from export.graph.values import Refusal
 
@@ -46,9 +46,10 @@ def verify(
     verified: dict[str, Verification] = {}
     waiting, hidden = list(nodes), dict[ir.Node, list[ir.Node]]()
     for node in nodes:
-        if node.op_type == "RotaryEmbedding" and visible(node.outputs[0], old.values) is None:
+        attentions = _attentions_after(node) if _result(node, 0, old) is None else []
+        if node.op_type == "RotaryEmbedding" and attentions:
             waiting.remove(node)
-            for attention in _attentions_after(node):
+            for attention in attentions:
                 hidden.setdefault(attention, []).append(node)
     for node in [*waiting, *(n for n in hidden if n not in waiting)]:
         try:
@@ -76,7 +77,7 @@ def _verify(
     old: Before, node: ir.Node, opset: int, masked_rows: str, passed: dict[bytes, Verification]
 ) -> Verification:
     places = [at for at, output in enumerate(node.outputs) if output.name]
-    outputs = [visible(node.outputs[at], old.values) for at in places]
+    outputs = [_result(node, at, old) for at in places]
     rotates = node.op_type == "RotaryEmbedding"
     mask = node.inputs[3] if len(node.inputs) > 3 and not rotates else None
     comparison = Comparison(old, node, outputs, opset, masks=mask, masked_rows=masked_rows)
@@ -94,6 +95,12 @@ def _verify(
     if comparison.twin is not None:
         passed[comparison.twin] = found
     return found
+
+
+def _result(node: ir.Node, at: int, old: Before) -> ir.Value | None:
+    """Returns the tensor where an op's output shows; a rotation's may be one part of a Concat."""
+    parts = ("Concat", "Unsqueeze") if node.op_type == "RotaryEmbedding" else ()
+    return visible(node.outputs[at], old.values, (*LAYOUT, *parts))
 
 
 def _of(node: ir.Node, at: int, known: Arrays) -> np.ndarray | None:

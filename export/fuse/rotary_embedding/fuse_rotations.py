@@ -1,15 +1,20 @@
 """Writes `ai.onnx::RotaryEmbedding` for a rotation that was read: caches [B, S, D/2], x [B, H, S, D] or [B, S, D]."""
 
-from collections.abc import Container
-from dataclasses import dataclass
+from collections.abc import Container, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import onnx_ir as ir
 
-from export.fuse.rotary_embedding.lanes import last_axis, slice_of_last
-from export.fuse.rotary_embedding.rotation import Rotation, read_rotation
+from export.fuse.rotary_embedding.channels import Channels, everything, lead, step
+from export.fuse.rotary_embedding.layout import cache, layout_of, turn, turn_back, widen
+from export.fuse.rotary_embedding.linear import NotLinearError, Term, terms
+from export.fuse.rotary_embedding.rotation import Rotation, may_be_pair, read_rotation
 from export.fuse.rotary_embedding.tables import Tables
+from export.fuse.rotary_embedding.writing import taken, write
 from export.graph.build import Attribute, Builder, take_place
-from export.graph.values import Dim, attribute, broadcast, dim, dims, rank, uniform
+from export.graph.numbers import Numbers
+from export.graph.values import Refusal, attribute, dims, label, rank
 
 
 @dataclass(frozen=True)
@@ -20,170 +25,217 @@ class Rotated:
     result: ir.Value
 
 
-def fuse_rotations(graph: ir.Graph, refused: Container[str] = ()) -> list[Rotated]:
-    """Replaces every rotation that can be read by one op, in place; returns what was written.
+@dataclass(frozen=True)
+class Rotations:
+    """What became of the rotations of a graph: those written, and those that stay, by the node that completes each."""
+
+    written: list[Rotated] = field(default_factory=list)
+    kept: dict[ir.Node, Refusal] = field(default_factory=dict)
+
+
+def fuse_rotations(graph: ir.Graph, refused: Container[str] = ()) -> Rotations:
+    """Replaces every rotation that can be read by one op, in place; returns what was written and what was not.
 
     Args:
         graph: The graph.
         refused: Names of ops not to write, because they were found wrong before.
     """
-    known: dict[tuple[ir.Value, str], ir.Value] = {}
-    caches: dict[tuple[ir.Value, str], ir.Value] = {}
-    done = []
+    tables = Tables(Numbers())
+    caches: dict[tuple[object, ...], ir.Value] = {}
+    done = Rotations()
     for node in list(graph):
-        rotation = read_rotation(node)
-        if rotation is not None:
-            written = None if _name(rotation) in refused else _write(rotation, known, caches)
-            if written is not None:
-                done.append(written)
-    if done:
+        for part in chain((node,), _pairs(node)):
+            try:
+                rotation = read_rotation(part, tables)
+                if rotation is not None and name_of(rotation) not in refused:
+                    done.written.append(_write(part, rotation, tables, caches))
+            except Refusal as refusal:
+                done.kept[node] = refusal
+    if done.written:
         graph.sort()
     return done
 
 
-def _name(rotation: Rotation) -> str:
+def _pairs(node: ir.Node) -> Iterator[ir.Node]:
+    """Takes out of a Concat of several tensors, one by one, the Concats of two that may be a rotation's channels.
+
+    `Concat(a, b, c)` is `Concat(Concat(a, b), c)`: exporters merge a rotation's own Concat into the next.
+    """
+    length = rank(node.outputs[0]) if node.op_type == "Concat" and node.domain == "" and len(node.inputs) > 2 else None
+    if length is None or attribute(node, "axis", 0) % length != length - 1:
+        return
+    at = 0
+    while at + 1 < len(node.inputs) and len(node.inputs) > 2:
+        first, second = node.inputs[at : at + 2]
+        if not may_be_pair(first, second) or first is None or second is None:
+            at += 1
+            continue
+        shape = dims(first)
+        whole = ir.Shape([*shape[:-1], 2 * shape[-1]]) if shape and isinstance(shape[-1], int) else None
+        build = Builder(node, f"{node.name or node.outputs[0].name}/pair_{at}")
+        pair = build.node("Concat", [first, second], {"axis": length - 1}, dtypes=(first.dtype,), shapes=(whole,))
+        inputs = list(node.inputs)
+        _set_inputs(node, [*inputs[:at], pair.outputs[0], *inputs[at + 2 :]])
+        yield pair
+        if node.inputs[at] is pair.outputs[0]:
+            _set_inputs(node, inputs)
+            if pair.graph is not None:
+                pair.graph.remove(pair, safe=True)
+        at += 1
+
+
+def _set_inputs(node: ir.Node, inputs: list[ir.Value | None]) -> None:
+    node.resize_inputs(len(inputs))
+    for at, value in enumerate(inputs):
+        node.replace_input_with(at, value)
+
+
+def name_of(rotation: Rotation) -> str:
+    """Returns the name of the op that is written for a rotation."""
     node = rotation.result.producer()
     return f"{(node.name if node is not None else None) or rotation.result.name}/RotaryEmbedding"
 
 
-def _write(
-    rotation: Rotation,
-    known: dict[tuple[ir.Value, str], ir.Value],
-    caches: dict[tuple[ir.Value, str], ir.Value],
-) -> Rotated | None:
-    node = rotation.result.producer()
-    shape = dims(rotation.x)
-    if node is None or shape is None or not isinstance(shape[-1], int) or rotation.x.dtype is None:
-        return None
+def _write(node: ir.Node, rotation: Rotation, tables: Tables, caches: dict[tuple[object, ...], ir.Value]) -> Rotated:
     build = Builder(node, f"{node.name or rotation.result.name}/rope")
-    cos, sin = (_table(build, rotation, factors, known) for factors in (rotation.cos, rotation.sin))
-    if cos is None or sin is None:
-        return None
-    axis = _head_axis(shape, cos, sin)
-    if axis is None:
-        return None
-    if rotation.sign < 0:
-        sin = build("Neg", sin, dtype=sin.dtype, shape=sin.shape)
-    x, result, width = _whole_x(rotation)
-    cos, sin = (_cache(build, table, rotation.x, shape, axis, caches) for table in (cos, sin))
+    name = name_of(rotation)
+    rotation = _flattened(_with_the_rest(rotation))
+    half = len(rotation.order) // 2
+    before = lead(rotation.base.value, rotation.base.tail) or ()
+    cos, sin = (write(tables, build, p) for p in (rotation.cos, rotation.sin))
+    shapes = [dims(t) for t in (cos, sin)]
+    if cos is None or sin is None or shapes[0] is None or shapes[1] is None:
+        raise Refusal("R103", f"{label(node)} rotates by a table of unknown shape.")
+    layout = layout_of((*before, 2 * half), (shapes[0], shapes[1]))
+    if layout is None:
+        raise Refusal(
+            "R103",
+            f"{label(node)} rotates a tensor [{', '.join(map(str, (*before, 2 * half)))}] by tables "
+            f"{[list(s) for s in shapes if s is not None]}; RotaryEmbedding has one table for all heads.",
+        )
+    x = _x(build, rotation)
+    for table in (cos, sin):
+        x = widen(build, x, table)
+    before = (dims(x) or ())[:-1]
+    if x.dtype is None or {cos.dtype, sin.dtype} != {x.dtype}:
+        raise Refusal("R104", f"{label(node)} rotates {x.dtype} by tables of another type.")
+    rows = []
+    for product, table in ((rotation.cos, cos), (rotation.sin, sin)):
+        key = (product, half, layout.axes, *(before[axis] for axis in layout.rows if axis is not None))
+        if key not in caches:
+            caches[key] = cache(build, table, x, layout, half)
+        rows.append(caches[key])
     attributes: dict[str, Attribute] = {}
     if rotation.pairing == "interleaved":
         attributes["interleaved"] = 1
-    if dim(x, -1) != width:
-        attributes["rotary_embedding_dim"] = width
-    if len(shape) == 3:
+    if rotation.whole:
+        attributes["rotary_embedding_dim"] = 2 * half
+    turned = turn(build, x, layout)
+    if len(layout.axes) == 2:
         attributes["num_heads"] = 1
-    if axis == 2:
-        x = build("Transpose", x, dtype=x.dtype, perm=(0, 2, 1, 3))
     written = build.node(
-        "RotaryEmbedding",
-        [x, cos, sin],
-        attributes,
-        dtypes=(x.dtype,),
-        name=_name(rotation),
+        "RotaryEmbedding", [turned, *rows], attributes, dtypes=(x.dtype,), shapes=(turned.shape,), name=name
     )
-    output = written.outputs[0]
-    if axis == 2:
-        output = build("Transpose", output, dtype=x.dtype, perm=(0, 2, 1, 3))
+    result = rotation.result
+    output = turn_back(build, written.outputs[0], layout)
+    if rotation.tail != 1:
+        shape = dims(result) or ()
+        places = build.axes(*[0] * len(before), *(d for d in shape[len(before) :] if isinstance(d, int)))
+        output = build("Reshape", output, places, dtype=x.dtype)
     output.shape = result.shape
     take_place(result, output)
     return Rotated(written, output)
 
 
-def _table(
-    build: Builder, rotation: Rotation, factors: tuple[ir.Value, ...], known: dict[tuple[ir.Value, str], ir.Value]
-) -> ir.Value | None:
-    """Returns the product of a table's factors, half as wide as the channels."""
-    tables = Tables(rotation.pairing, build, known)
-    total: ir.Value | None = None
-    for factor in sorted(factors, key=lambda v: -(rank(v) or 0)):
-        part = factor if rotation.narrow else tables.narrow(factor)
-        if part is None or dims(part) is None:
-            return None
-        if total is None:
-            total = part
-        elif uniform(part) != 1.0:
-            shape = broadcast(dims(total) or (), dims(part) or ())
-            if shape is None:
-                return None
-            total = build("Mul", total, part, dtype=total.dtype, shape=ir.Shape(shape))
-    if total is None or total.dtype != rotation.x.dtype:
-        return None
-    half = dim(rotation.x, -1)
-    return total if isinstance(half, int) and dim(total, -1) == half // 2 else None
+def _x(build: Builder, rotation: Rotation) -> ir.Value:
+    """Returns what is rotated: a tensor the graph has already, or the channels of the base in the operator's order."""
+    base = rotation.base
+    all_of_base = everything(base.value, base.tail)
+    if all_of_base is not None and rotation.whole:
+        found = taken(build, all_of_base)
+    else:
+        there = _existing(rotation)
+        if there is not None:
+            return there
+        found = taken(build, Channels(base.value, base.tail, rotation.order))
+    for dtype in rotation.casts:
+        found = build("Cast", found, dtype=dtype, shape=found.shape, to=int(dtype))
+    return found
 
 
-def _head_axis(shape: tuple[Dim, ...], cos: ir.Value, sin: ir.Value) -> int | None:
-    """Returns the axis of x that the tables lack: 1 for [B, H, S, D], 2 for [B, S, H, D], 0 where x has no heads."""
-    found = []
-    for table in (cos, sin):
-        have = dims(table) or ()
-        if len(have) > len(shape) or len(shape) not in (3, 4):
-            return None
-        padded = (1,) * (len(shape) - len(have)) + have
-        if len(shape) == 3:
-            found.append(0)
-        elif padded[1] == 1 and padded[2] != 1:
-            found.append(1)
-        elif padded[2] == 1 and padded[1] != 1:
-            found.append(2)
-        elif padded[1] == 1:
-            found.append(1)
-        else:
-            return None
-    return found[0] if found[0] == found[1] else None
+def _existing(rotation: Rotation) -> ir.Value | None:
+    """Returns a tensor between the base and the result that holds just the channels wanted, in order and type."""
+    wanted = (Term(1, rotation.order, rotation.casts),)
+    before = lead(rotation.base.value, rotation.base.tail)
+    maker = rotation.result.producer()
+    graph = maker.graph if maker is not None else None
+    near = [rotation.base.value]
+    seen: set[ir.Value] = set()
+    for _ in range(5):
+        following: list[ir.Value] = []
+        for value in near:
+            whole = everything(value) if lead(value, 1) == before else None
+            if whole is not None and len(whole.pick) == len(rotation.order):
+                try:
+                    if terms(whole, rotation.base) == wanted:
+                        return value
+                except NotLinearError:
+                    pass
+            for user, _ in value.uses():
+                moves = user.op_type in ("Slice", "Split", "Reshape", "Cast", "Transpose", "Gather", "Concat")
+                if moves and user.graph is graph:
+                    following += [v for v in user.outputs if v not in seen]
+                seen.update(user.outputs)
+        near = following
+    return None
 
 
-def _cache(
-    build: Builder,
-    table: ir.Value,
-    x: ir.Value,
-    shape: tuple[Dim, ...],
-    axis: int,
-    caches: dict[tuple[ir.Value, str], ir.Value],
-) -> ir.Value:
-    """Returns a table as [B, S, D/2], every batch row written out (the op does not broadcast)."""
-    rows = 2 if axis == 1 else 1
-    key = (table, f"{shape[0]}|{shape[rows]}|{axis}")
-    if key in caches:
-        return caches[key]
-    length = rank(table) or 0
-    value = table
-    if length == 4 or (length == 3 and axis == 2):
-        value = build("Squeeze", value, build.axes(axis - (4 - length)), dtype=table.dtype)
-        length -= 1
-    if length < 3:
-        value = build("Unsqueeze", value, build.axes(*range(3 - length)), dtype=table.dtype)
-    found = dims(table) or ()
-    wide = (1,) * (len(shape) - len(found)) + found
-    if wide[0] != shape[0] or wide[rows] != shape[rows]:
-        batch_size = build("Shape", x, dtype=ir.DataType.INT64, start=0, end=1)
-        steps = build("Shape", x, dtype=ir.DataType.INT64, start=rows, end=rows + 1)
-        target = build("Concat", batch_size, steps, build.axes(1), dtype=ir.DataType.INT64, axis=0)
-        value = build("Expand", value, target, dtype=table.dtype)
-    value.shape = ir.Shape((shape[0], shape[rows], wide[-1]))
-    caches[key] = value
-    return value
+def _with_the_rest(rotation: Rotation) -> Rotation:
+    """Where the channels after the rotated ones are concatenated to them, the rotation of the whole tensor."""
+    users = [user for user, _ in rotation.result.uses()]
+    whole = everything(rotation.base.value, rotation.base.tail)
+    if rotation.whole or rotation.tail != 1 or rotation.casts or whole is None or rotation.result.is_graph_output():
+        return rotation
+    concat = users[0] if len(users) == 1 else None
+    if concat is None or concat.op_type != "Concat" or len(concat.inputs) != 2:
+        return rotation
+    length = rank(rotation.result)
+    if length is None or attribute(concat, "axis", 0) % length != length - 1:
+        return rotation
+    first, rest = concat.inputs
+    source = _source(Channels(rotation.base.value, rotation.base.tail, rotation.order))
+    after = everything(rest) if rest is not None else None
+    if first is not rotation.result or after is None:
+        return rotation
+    after = _source(after)
+    if (after.value, after.tail) != (source.value, source.tail):
+        return rotation
+    total = everything(source.value, source.tail)
+    if total is None or (*source.pick, *after.pick) != total.pick or lead(source.value, source.tail) != _lead(rotation):
+        return rotation
+    base = replace(rotation.base, value=source.value, tail=source.tail)
+    return replace(rotation, base=base, order=source.pick, result=concat.outputs[0], whole=True)
 
 
-def _whole_x(rotation: Rotation) -> tuple[ir.Value, ir.Value, int]:
-    """Returns (x, result, rotary width); where the channels after the rotated ones are concatenated, the whole of x."""
-    width = dim(rotation.x, -1)
-    if not isinstance(width, int):
-        raise TypeError("a rotation's width is known")
-    piece = slice_of_last(rotation.x)
-    users = [node for node, _ in rotation.result.uses()]
-    if (
-        piece is not None
-        and piece[1] == 0
-        and piece[3] == 1
-        and len(users) == 1
-        and not rotation.result.is_graph_output()
-    ):
-        concat = users[0]
-        if concat.op_type == "Concat" and len(concat.inputs) == 2 and last_axis(concat, attribute(concat, "axis", 0)):
-            rest = slice_of_last(concat.inputs[1])
-            whole = dim(piece[0], -1)
-            if concat.inputs[0] is rotation.result and rest == (piece[0], width, whole, 1):
-                return piece[0], concat.outputs[0], width
-    return rotation.x, rotation.result, width
+def _flattened(rotation: Rotation) -> Rotation:
+    """Where pairs [.., D/2, 2] are only flattened to [.., D] after being rotated, the rotation of that tensor."""
+    users = [user for user, _ in rotation.result.uses()]
+    if rotation.tail == 1 or rotation.result.is_graph_output() or len(users) != 1 or users[0].op_type != "Reshape":
+        return rotation
+    flat = everything(users[0].outputs[0])
+    if flat is None or step(flat) != (everything(rotation.result, rotation.tail),):
+        return rotation
+    return replace(rotation, result=flat.value, tail=1)
+
+
+def _lead(rotation: Rotation) -> tuple[int | str, ...] | None:
+    return lead(rotation.base.value, rotation.base.tail)
+
+
+def _source(channels: Channels) -> Channels:
+    """Follows channels back as far as they come from one tensor."""
+    while True:
+        moved = step(channels)
+        if moved is None or len(moved) != 1:
+            return channels
+        channels = moved[0]

@@ -1,18 +1,28 @@
-"""Reads rotary position embeddings in their finite set of spellings and writes `ai.onnx::RotaryEmbedding`.
+"""Reads rotary position embeddings: which tensors are x, turned by angles, whatever the spelling.
 
-    whole tensors:  x * cos + rotate(x) * sin,  rotate(x) = join(-x1, x0)       (halves or pairs, xpos factors too)
-    lane by lane:   join(x0 * cos - x1 * sin,  x1 * cos + x0 * sin)             (complex numbers as pairs, pre-split)
+The channels of the result are taken in two halves (or as even and odd ones), and each is read as a sum of products:
 
-A factor that is not x belongs to a table, so xpos scales fold into cos and sin. A block is an identity by itself:
-attention fuses whether or not its RoPE was read.
+    y0 = a * x0 + b * x1        a rotation (scaled, if the tables are) is  a == d  and  b == -c,
+    y1 = c * x0 + d * x1        so cos = a and sin = c.
+
+x0 and x1 are channels of one tensor; a, b, c, d are products of tables, compared as expressions. A rotation is an
+identity by itself: attention fuses whether or not its RoPE was read.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from math import prod
+from typing import Literal
 
 import onnx_ir as ir
 
-from export.fuse.rotary_embedding.lanes import Pairing, join, lane
-from export.graph.values import made_by, same, uniform
+from export.fuse.rotary_embedding.channels import Channels, lead, sizes
+from export.fuse.rotary_embedding.linear import Base, NotLinearError, Term, candidates, terms
+from export.fuse.rotary_embedding.tables import Product, Tables
+from export.graph.values import Refusal, attribute, dim, label, made_by, rank
+
+Pairing = Literal["half", "interleaved"]
+_PAIRINGS: tuple[Pairing, ...] = ("half", "interleaved")
 
 
 @dataclass(frozen=True)
@@ -20,143 +30,153 @@ class Rotation:
     """A rotation as it was read.
 
     Attributes:
-        x: What is rotated; all of its channels are.
+        result: The rotated tensor; `tail` of its last axes are channels.
+        base: What is rotated.
+        order: Which channels of the base, in the order that the operator takes them.
+        casts: The types the base is cast to before it is rotated, in order.
         pairing: Which channels form a pair.
-        cos: The factors of the cosine table.
-        sin: The factors of the sine table.
-        narrow: The tables have half the channels already.
-        sign: -1 where the spelling rotates the other way.
-        result: The rotated tensor.
+        cos: The cosine table.
+        sin: The sine table.
+        whole: `order` is followed, in the result, by all the other channels of the base as they are.
     """
 
-    x: ir.Value
-    pairing: Pairing
-    cos: tuple[ir.Value, ...]
-    sin: tuple[ir.Value, ...]
-    narrow: bool
-    sign: int
     result: ir.Value
-
-
-def read_rotation(node: ir.Node) -> Rotation | None:
-    """Returns the rotation a node completes, or None."""
-    if node.domain not in ("", "ai.onnx") or len(node.outputs) != 1:
-        return None
-    if node.op_type in ("Add", "Sub"):
-        return _whole(node)
-    if node.op_type in ("Concat", "Reshape"):
-        return _by_lane(node)
-    return None
-
-
-def _factors(value: ir.Value | None, depth: int = 3) -> list[ir.Value] | None:
-    """Returns the tensors a product is made of."""
-    if value is None:
-        return None
-    node = made_by(value, "Mul") if depth else None
-    if node is None:
-        return [value]
-    left, right = (_factors(v, depth - 1) for v in node.inputs)
-    return None if left is None or right is None else [*left, *right]
-
-
-def _whole(node: ir.Node) -> Rotation | None:
-    for plain, turned in ((0, 1), (1, 0)):
-        if node.op_type == "Sub" and plain == 1:
-            continue
-        direct, rotated = _factors(node.inputs[plain]), _factors(node.inputs[turned])
-        if direct is None or rotated is None or len(direct) < 2 or len(rotated) < 2:
-            continue
-        for at, factor in enumerate(rotated):
-            found = _rotate(factor)
-            if found is None:
-                continue
-            x, pairing, sign = found
-            own = next((i for i, f in enumerate(direct) if same(f, x)), None)
-            if own is None:
-                continue
-            sign = -sign if node.op_type == "Sub" else sign
-            cos = tuple(f for i, f in enumerate(direct) if i != own)
-            sin = tuple(f for i, f in enumerate(rotated) if i != at)
-            return Rotation(x, pairing, cos, sin, False, sign, node.outputs[0])
-    return None
-
-
-def _rotate(value: ir.Value) -> tuple[ir.Value, Pairing, int] | None:
-    """Reads join(-x1, x0) (sign +1) or join(x1, -x0) (sign -1)."""
-    joined = join(value)
-    if joined is None:
-        return None
-    first, first_sign = _signed(joined.first)
-    second, second_sign = _signed(joined.second)
-    one, two = lane(first), lane(second)
-    if one is None or two is None or first_sign == second_sign:
-        return None
-    if (one.index, two.index) != (1, 0) or not one.pairing == two.pairing == joined.pairing:
-        return None
-    return (one.base, joined.pairing, second_sign) if same(one.base, two.base) else None
-
-
-def _signed(value: ir.Value) -> tuple[ir.Value, int]:
-    negation = made_by(value, "Neg")
-    if negation is not None and negation.inputs[0] is not None:
-        return negation.inputs[0], -1
-    product = made_by(value, "Mul")
-    if product is not None:
-        for at in (0, 1):
-            other = product.inputs[1 - at]
-            if uniform(product.inputs[at]) == -1.0 and other is not None:
-                return other, -1
-    return value, 1
-
-
-@dataclass(frozen=True)
-class _Part:
-    """One product in a lane: sign, the lane of x, and the table's factors."""
-
-    sign: int
-    index: int
-    base: ir.Value
+    tail: int
+    base: Base
+    order: tuple[int, ...]
+    casts: tuple[ir.DataType, ...]
     pairing: Pairing
-    table: tuple[ir.Value, ...]
+    cos: Product
+    sin: Product
+    whole: bool = False
 
 
-def _by_lane(node: ir.Node) -> Rotation | None:
-    joined = join(node.outputs[0])
-    if joined is None:
+def read_rotation(node: ir.Node, tables: Tables) -> Rotation | None:
+    """Returns the rotation a node completes, or None where there is none.
+
+    Raises:
+        Refusal: It turns pairs of channels, but is no rotation that the operator computes.
+    """
+    kept: Refusal | None = None
+    for tail, width in _shapes(node):
+        for pairing in _PAIRINGS:
+            try:
+                found = _read(node, tail, width, pairing, tables)
+            except Refusal as refusal:
+                kept = kept or refusal
+                continue
+            if found is not None:
+                return found
+    if kept is not None:
+        raise kept
+    return None
+
+
+def may_be_pair(first: ir.Value | None, second: ir.Value | None) -> bool:
+    """Says whether two tensors may be the two channels of each pair, turned."""
+    return all(_ends_in(v, "Add", "Sub") for v in (first, second)) and dim(first, -1) == dim(second, -1)
+
+
+def _shapes(node: ir.Node) -> Iterator[tuple[int, int]]:
+    """Yields (tail, rotary width) that a node's result may have: nothing for the many nodes that end no rotation."""
+    if node.domain not in ("", "ai.onnx") or len(node.outputs) != 1 or len(node.inputs) != 2:
+        return
+    value = node.outputs[0]
+    if node.op_type in ("Add", "Sub"):
+        if not all(_ends_in(v, "Mul", "Div", "MatMul", "Where") for v in node.inputs):
+            return
+    elif node.op_type == "Concat":
+        length = rank(value) or 1
+        if length - attribute(node, "axis", 0) % length > 2 or not all(_ends_in(v, "Add", "Sub") for v in node.inputs):
+            return
+    else:
+        return
+    for tail in (2, 1):
+        own = sizes(value, tail)
+        width = 0 if own is None or (tail == 2 and 2 not in own) else int(prod(own))
+        if width and width % 2 == 0:
+            yield tail, width
+
+
+def _ends_in(value: ir.Value | None, *ops: str) -> bool:
+    """Says whether a value is made by one of `ops`, through what only moves, negates or casts it."""
+    for _ in range(4):
+        if made_by(value, *ops) is not None:
+            return True
+        step = made_by(value, "Unsqueeze", "Reshape", "Cast", "Neg", "Mul", "Squeeze")
+        if step is None:
+            return False
+        value = step.inputs[0]
+    return False
+
+
+def _read(node: ir.Node, tail: int, width: int, pairing: Pairing, tables: Tables) -> Rotation | None:
+    value = node.outputs[0]
+    half = width // 2
+    one, two = (range(half), range(half, width)) if pairing == "half" else (range(0, width, 2), range(1, width, 2))
+    first, second = (Channels(value, tail, tuple(p)) for p in (one, two))
+    kept: Refusal | None = None
+    # a table times a table is symmetric: what is rotated is the one that has all axes of the result
+    for base in sorted(candidates(first), key=lambda b: lead(b.value, b.tail) != lead(value, tail)):
+        try:
+            above, below = terms(first, base), terms(second, base)
+        except NotLinearError:
+            continue
+        pair = _pair(above, below)
+        if pair is None:
+            continue
+        try:
+            return _rotation(node, tail, base, pairing, pair, tables)
+        except Refusal as refusal:
+            kept = kept or refusal
+    if kept is not None:
+        raise kept
+    return None
+
+
+_Four = tuple[Term, Term, Term, Term]
+
+
+def _pair(above: tuple[Term, ...] | None, below: tuple[Term, ...] | None) -> _Four | None:
+    """Returns the terms of x0 and x1 above, and of x0 and x1 below, x0 the channels that come first."""
+    if above is None or below is None or len(above) != 2 or len(below) != 2:
         return None
-    first, second = _parts(joined.first), _parts(joined.second)
-    if first is None or second is None:
+    above = (above[0], above[1]) if above[0].pick < above[1].pick else (above[1], above[0])
+    below = (below[0], below[1]) if below[0].pick < below[1].pick else (below[1], below[0])
+    if above[0].pick == above[1].pick or [t.pick for t in above] != [t.pick for t in below]:
         return None
-    x, pairing = first[0].base, joined.pairing
-    if any(p.pairing != pairing or not same(p.base, x) for part in (first, second) for p in part.values()):
+    if set(above[0].pick) & set(above[1].pick):
         return None
-    same_tables = _same_tables(first[0].table, second[1].table) and _same_tables(first[1].table, second[0].table)
-    if not same_tables or first[0].sign != 1 or second[1].sign != 1 or first[1].sign != -second[0].sign:
-        return None
-    return Rotation(x, pairing, first[0].table, first[1].table, True, second[0].sign, node.outputs[0])
+    return (*above, *below) if len({t.casts for t in (*above, *below)}) == 1 else None
 
 
-def _parts(value: ir.Value) -> dict[int, _Part] | None:
-    """Reads `x0 * a ± x1 * b` as {lane index: part}."""
-    node = made_by(value, "Add", "Sub")
-    if node is None:
-        return None
-    found: dict[int, _Part] = {}
-    for at, term in enumerate(node.inputs):
-        inner, sign = _signed(term) if term is not None else (None, 1)
-        factors = _factors(inner)
-        if factors is None:
-            return None
-        taken = next(((i, lane_) for i, f in enumerate(factors) if (lane_ := lane(f)) is not None), None)
-        if taken is None:
-            return None
-        index, own = taken
-        sign = -sign if at == 1 and node.op_type == "Sub" else sign
-        table = tuple(f for i, f in enumerate(factors) if i != index)
-        found[own.index] = _Part(sign, own.index, own.base, own.pairing, table)
-    return found if set(found) == {0, 1} and all(p.table for p in found.values()) else None
+def _rotation(node: ir.Node, tail: int, base: Base, pairing: Pairing, four: _Four, tables: Tables) -> Rotation | None:
+    value = node.outputs[0]
+    a, b, c, d = (Product(float(t.sign), ()).times(tables.product(t.factors)) for t in four)
+    x0, x1 = four[0].pick, four[1].pick
+    if not all(p.parts for p in (a, b, c, d)):
+        return None  # sums and differences of channels, without a table: no embedding of positions
+    if a == d and b == c.negated:
+        cos, sin = a, c
+    elif b == c and a == d.negated:  # the second half of the result comes from the first of x
+        cos, sin, x0, x1 = b, d, x1, x0
+    else:
+        raise _no_rotation(node, (a, b, c, d))
+    pairs = (*x0, *x1) if pairing == "half" else tuple(i for pair in zip(x0, x1, strict=True) for i in pair)
+    return Rotation(value, tail, base, pairs, four[0].casts, pairing, cos, sin)
 
 
-def _same_tables(one: tuple[ir.Value, ...], two: tuple[ir.Value, ...]) -> bool:
-    return len(one) == len(two) and all(any(same(a, b) for b in two) for a in one)
+def _no_rotation(node: ir.Node, four: tuple[Product, Product, Product, Product]) -> Refusal:
+    a, b, c, d = four
+    if {a, a.negated} & {d} and {b, b.negated} & {c}:
+        return Refusal(
+            "R102",
+            f"{label(node)} turns pairs of channels, but with signs that make it no rotation: the sine must be "
+            "subtracted in one channel of a pair and added in the other.",
+        )
+    table = "cosine" if not {a, a.negated} & {d} else "sine"
+    return Refusal(
+        "R101",
+        f"{label(node)} turns pairs of channels, but the {table} tables of a pair's two channels are not provably the "
+        "same; RotaryEmbedding has one. Compute half a table, and repeat it.",
+    )

@@ -6,13 +6,14 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from export.graph import shapes
+from export.graph.laws.branches import choose_branch
 from export.graph.laws.dimensions import detach_shapes, settle_expand
 from export.graph.laws.einsum import spell_out_einsum
 from export.graph.laws.fold import fold
 from export.graph.laws.noops import drop_noops, join_reshapes, join_transposes
 from export.graph.values import graphs
 
-_CONSTANTS = (fold, settle_expand)
+_CONSTANTS = (fold, settle_expand, choose_branch)
 _LAWS = (*_CONSTANTS, detach_shapes, spell_out_einsum, drop_noops, join_reshapes, join_transposes)
 _ROUNDS = 6
 """Folding one constant lets shapes be inferred that let the next be folded; real graphs settle within three rounds."""
