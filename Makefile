@@ -1,13 +1,14 @@
 # make setup   a virtual environment in .venv with everything, at the versions of constraints.txt
 # make build   engines of the mha-rope form: export, fuse, lower, build, check -> out/mha-rope
 # make test    the test suite
+# make corpus  every architecture of tests/corpus through every exporter: fused, run and compared (half an hour)
 # make lint    ruff and mypy
 # make tables  the README's generated tables and transcripts, written again
 # PYTHON=...   the Python (3.11 or newer) that .venv is made with
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: setup build test lint tables clean
+.PHONY: setup build test corpus lint tables clean
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
     "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
@@ -29,6 +30,12 @@ build: setup
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q -rs
+
+# Exports are kept there from one run to the next.
+CORPUS ?= $(or $(TMPDIR),/tmp)/attnproof-corpus
+
+corpus: setup
+	OMP_NUM_THREADS=1 $(BIN)/python tests/corpus/run_corpus.py --workers $(WORKERS) --folder $(CORPUS)
 
 lint: setup
 	$(BIN)/ruff check .

@@ -24,7 +24,7 @@ _Marks = dict[ir.Node, tuple[Any, ...]]
 
 def names_in(text: str) -> set[str]:
     """Returns the identifiers in a dimension's symbol or expression."""
-    return set(re.findall(r"[A-Za-z_][\w.]*", text)) - {"Min", "Max", "floor", "Mod"}
+    return set(re.findall(r"[A-Za-z_][\w.]*", text)) - {"Min", "Max", "floor", "ceiling", "Mod"}
 
 
 def remember(model: ir.Model) -> None:

@@ -130,10 +130,16 @@ def _names(shape: ir.Shape | None) -> set[str]:
 def _teach() -> None:
     """Adds what the library does not know: a ConstantOfShape whose shape is computed (a causal mask's `ones(n, n)`).
 
-    And what it takes long for: a Constant, of which there are more than of anything else, is typed here already.
+    And what it takes long for: a Constant, of which there are more than of anything else, is typed here already. And
+    the name `ceiling`, which its own arithmetic on a strided Slice writes and its parsers then refuse.
     """
+    import onnx_ir._symbolic_shapes as onnx_parser
+    import onnx_shape_inference._symbolic_shapes as parser
+    import sympy
     from onnx_shape_inference import registry
 
+    for table in (getattr(onnx_parser, "_ALLOWED_FUNCTIONS", {}), getattr(parser, "ALLOWED_FUNCTIONS", {})):
+        table.setdefault("ceiling", sympy.ceiling)
     registry.collect()
     infer_constant = registry.get("", "Constant", version=13)
 

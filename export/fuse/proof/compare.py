@@ -9,7 +9,7 @@ import onnx
 import onnx_ir as ir
 
 from export.fuse.proof import adversary
-from export.fuse.proof.region import Cut, by_name, cut, to_model
+from export.fuse.proof.region import Cut, by_name, cut, settled, to_model
 from export.fuse.proof.ties import settle, ties
 from export.fuse.proof.twins import fingerprint
 from export.fuse.rows import Verification
@@ -30,18 +30,21 @@ class Before:
         values: Every named value.
         opset: Its default opset.
         free: The symbols whose sizes a caller chooses: those of the graph's inputs.
+        settled: Numbers and vectors that sizes alone decide (positions, the ends of a Range): they are computed, for
+            drawn at random they would decide sizes that no run has.
     """
 
     values: Mapping[str, ir.Value]
     opset: int
     free: frozenset[str]
+    settled: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, model: ir.Model) -> "Before":
         """Returns what comparisons need to know of a model."""
         inputs = [value for graph in graphs(model) for value in graph.inputs]
         free = frozenset(s for value in inputs for s in adversary.symbols(value) or ())
-        return cls(by_name(model), model.graph.opset_imports.get("", 23), free)
+        return cls(by_name(model), model.graph.opset_imports.get("", 23), free, settled(model))
 
 
 class Comparison:
@@ -224,7 +227,8 @@ def _common_cut(new: Sequence[ir.Value], olds: Sequence[ir.Value], before: Befor
         def stop(value: ir.Value, opened: frozenset[str] = frozenset(opened)) -> bool:
             name = str(value.name)
             is_data = value.dtype is not None and (value.dtype.is_floating_point() or value.dtype == ir.DataType.BOOL)
-            return is_data and name in old and name not in opened and name not in targets and sized(old[name])
+            kept = name in opened or name in targets or name in before.settled
+            return is_data and name in old and not kept and sized(old[name])
 
         new_cut = cut(new, stop, sized)
         old_cut = cut(olds, lambda value: str(value.name) in new_cut.leaves, sized)  # noqa: B023

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 import onnx
 import onnx_ir as ir
 
-from export.graph.values import dims, graphs, made_by
+from export.graph.values import dims, graphs, made_by, rank
 
+_RANDOM = ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli")
+_BODIES = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 _HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
@@ -39,6 +41,23 @@ def by_name(model: ir.Model) -> dict[str, ir.Value]:
                 found[value.name or ""] = value
     found.pop("", None)
     return found
+
+
+def settled(model: ir.Model) -> frozenset[str]:
+    """Returns the names of the values of at most one axis that constants and the sizes of tensors alone decide."""
+    decided: set[ir.Value] = set()
+    for graph in graphs(model):
+        for node in graph:
+            plain = node.op_type not in _RANDOM and not any(a.type in _BODIES for a in node.attributes.values())
+            if made_by(node.outputs[0] if node.outputs else None, "Shape", "Size") is not None or (
+                plain and all(v is None or v in decided or _constant(v) for v in node.inputs)
+            ):
+                decided.update(node.outputs)
+    return frozenset(str(v.name) for v in decided if (rank(v) or 0) <= 1)
+
+
+def _constant(value: ir.Value) -> bool:
+    return value.const_value is not None and value.producer() is None and not value.is_graph_input()
 
 
 def cut(
