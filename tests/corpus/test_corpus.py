@@ -23,7 +23,7 @@ SAMPLE = [
     ("mistral", "sdpa", "d24"),
     ("bloom", "eager", "ts17"),
     ("whisper", "sdpa", "d23"),
-    ("swinv2", "eager", "ts17"),
+    ("mpnet", "eager", "ts17"),
     ("modernbert", "sdpa", "ts17"),
 ]
 """Diverse in what attention they have, in the implementation and in the exporter; 60 s of process time together."""
