@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from export.fuse.rows import Attention, Summary, as_json, summarise
+from export.fuse.rows import Attention, Rotation, Summary, as_json, summarise
 from export.spec import MaskedRows
 
 _log = logging.getLogger(__name__)
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
+    from export.fuse import FuseResult
     from export.lower import Step
 
     Model = str | PathLike[str] | ir.Model | onnx.ModelProto
@@ -30,11 +31,13 @@ class Fused:
         model: The graph for the target.
         attentions: One row for each attention found, in graph order.
         steps: What lowering changed for the target, and why.
+        rotations: One row for each rotary embedding found.
     """
 
     model: "ir.Model"
     attentions: tuple[Attention, ...]
     steps: "tuple[Step, ...]"
+    rotations: tuple[Rotation, ...] = ()
 
     @property
     def summary(self) -> Summary:
@@ -43,7 +46,7 @@ class Fused:
 
     def as_json(self) -> dict[str, Any]:
         """Returns the report of `fuse --report` (schema 1)."""
-        return as_json(self.attentions)
+        return as_json(self.attentions, self.rotations)
 
 
 def fuse(
@@ -85,7 +88,7 @@ def fuse(
         lowered = lower(result.model, "onnx")
     if out is not None:
         model_file.save(lowered.model, out)
-    return Fused(lowered.model, result.attentions, lowered.steps)
+    return Fused(lowered.model, result.attentions, lowered.steps, result.rotations)
 
 
 def inspect(model: "Model", *, verify: bool = True, masked_rows: MaskedRows = "keep") -> tuple[Attention, ...]:
@@ -99,10 +102,15 @@ def inspect(model: "Model", *, verify: bool = True, masked_rows: MaskedRows = "k
     Raises:
         ModelFileError: The file cannot be read as an ONNX model.
     """
+    return inspect_all(model, verify=verify, masked_rows=masked_rows).attentions
+
+
+def inspect_all(model: "Model", *, verify: bool = True, masked_rows: MaskedRows = "keep") -> "FuseResult":
+    """Returns what `fuse` would make of the model, rotary embeddings included; otherwise like `inspect`."""
     from export.fuse import Options
     from export.fuse import fuse as fuse_graph
 
-    return fuse_graph(_load(model), Options(verify=verify, masked_rows=masked_rows)).attentions
+    return fuse_graph(_load(model), Options(verify=verify, masked_rows=masked_rows))
 
 
 def unmet(attentions: tuple[Attention, ...], require: str | None) -> str | None:

@@ -58,7 +58,8 @@ def execute(args: argparse.Namespace) -> int:
         stdout.write_json(fused.as_json())
     else:
         steps = "".join(f"lowered {s.attention}: {s.action}: {s.why}\n" for s in fused.steps)
-        stdout.write(attentions.render(fused.attentions) + steps + ("FAILED\n" if failure else "PASSED\n"))
+        rows = attentions.render(fused.attentions, rotations=fused.rotations)
+        stdout.write(rows + steps + ("FAILED\n" if failure else "PASSED\n"))
     if failure:
         _log.error("%s", failure)
     return 1 if failure else 0

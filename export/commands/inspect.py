@@ -18,9 +18,9 @@ def execute(args: argparse.Namespace) -> int:
     from export.fuse.rows import as_json
     from export.report import attentions
 
-    rows = fusing.inspect(args.model, verify=not args.no_verify, masked_rows=args.masked_rows)
+    found = fusing.inspect_all(args.model, verify=not args.no_verify, masked_rows=args.masked_rows)
     if args.json:
-        stdout.write_json(as_json(rows))
+        stdout.write_json(as_json(found.attentions, found.rotations))
     else:
-        stdout.write(attentions.render(rows))
+        stdout.write(attentions.render(found.attentions, rotations=found.rotations))
     return 0

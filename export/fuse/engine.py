@@ -11,11 +11,13 @@ import onnx_ir.passes.common as common
 
 from export.fuse.contract import Block, agree
 from export.fuse.describe import describe
+from export.fuse.describe_rotations import describe_rotations
 from export.fuse.emit import Emitted, emit
 from export.fuse.opset import raise_opset
 from export.fuse.reader import read_scores
 from export.fuse.rotary_embedding.fuse_rotations import fuse_rotations
-from export.fuse.rows import Attention, Summary, Verification, summarise
+from export.fuse.rotary_embedding.repair import repair_rotations
+from export.fuse.rows import Attention, Rotation, Summary, Verification, summarise
 from export.fuse.tidy import tidy
 from export.fuse.weights import follow
 from export.graph import shapes
@@ -45,10 +47,11 @@ class Options:
 
 @dataclass(frozen=True)
 class FuseResult:
-    """A fused model and a row for each attention found in it."""
+    """A fused model, and a row for each attention and each rotary embedding found in it."""
 
     model: ir.Model
     attentions: tuple[Attention, ...]
+    rotations: tuple[Rotation, ...] = ()
 
     @property
     def masked_rows(self) -> Literal["keep", "zero"]:
@@ -68,6 +71,7 @@ class _Draft:
     model: ir.Model
     emitted: list[tuple[ir.Node, Emitted]] = field(default_factory=list)
     rotated: list[ir.Node] = field(default_factory=list)
+    unrotated: dict[ir.Node, Refusal] = field(default_factory=dict)
     cached: list[ir.Node] = field(default_factory=list)
     kept: list[Attention] = field(default_factory=list)
 
@@ -80,12 +84,14 @@ def fuse(model: ir.Model, options: Options = Options()) -> FuseResult:
         options: Whether to verify, and what rows without keys mean.
     """
     base = _prepared(model)
+    repaired = {str(n.name) for g in graphs(base) for n in repair_rotations(g)}
     refused: dict[str, Refusal] = {}
     while True:
         # without a verification nothing is compared with the base, and no attempt is repeated
         draft = _attempt(shapes.copy(base) if options.verify else base, options, refused)
-        if not draft.emitted and not draft.rotated and not draft.cached:
-            return FuseResult(model.clone(), (*_already(model), *draft.kept))
+        if not (draft.emitted or draft.rotated or draft.cached or repaired):
+            rotations = describe_rotations(model, (), (), draft.unrotated, {})
+            return FuseResult(model.clone(), (*_already(model), *draft.kept), rotations)
         verified: dict[str, Verification] = {}
         if options.verify:
             from export.fuse.proof.verify import verify
@@ -97,7 +103,9 @@ def fuse(model: ir.Model, options: Options = Options()) -> FuseResult:
                 refused |= {str(names.get(node, node)): refusal for node, refusal in failures.items()}
                 continue
         shapes.clean(draft.model)
-        return FuseResult(draft.model, _rows(draft, verified))
+        rotated = [str(node.name) for node in draft.rotated]
+        rotations = describe_rotations(draft.model, rotated, repaired, draft.unrotated, verified)
+        return FuseResult(draft.model, _rows(draft, verified), rotations)
 
 
 def _prepared(model: ir.Model) -> ir.Model:
@@ -127,11 +135,11 @@ def _collector_paused() -> Iterator[None]:
 
 
 def _name(model: ir.Model) -> None:
-    """Gives every Softmax and Attention a name of its own: blocks are told apart by it."""
+    """Gives every Softmax, Attention and RotaryEmbedding a name of its own: blocks are told apart by it."""
     taken: set[str | None] = {None, ""}
     for graph in graphs(model):
         for node in graph:
-            if node.op_type in ("Softmax", "Attention"):
+            if node.op_type in ("Softmax", "Attention", "RotaryEmbedding"):
                 node.name = node.outputs[0].name if node.name in taken else node.name
                 taken.add(node.name)
 
@@ -148,7 +156,10 @@ def _attempt(model: ir.Model, options: Options, refused: dict[str, Refusal]) -> 
     apply_laws(draft.model)
     common.RemoveUnusedNodesPass()(draft.model)  # what a law bypassed must not count as a reader of the scores
     if forbidden is None:
-        draft.rotated = [r.node for g in graphs(draft.model) for r in fuse_rotations(g, set(refused)).written]
+        for graph in graphs(draft.model):
+            rotations = fuse_rotations(graph, refused)
+            draft.rotated += [r.node for r in rotations.written]
+            draft.unrotated |= rotations.kept
     for graph in graphs(draft.model):
         for node in list(graph):
             if node.op_type == "Softmax" and node.domain == "":

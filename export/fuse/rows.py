@@ -62,6 +62,33 @@ class Attention:
 
 
 @dataclass(frozen=True)
+class Rotation:
+    """One rotary embedding found in a graph.
+
+    Attributes:
+        name: Name of the RotaryEmbedding node, or of the node that completes a rotation that stayed.
+        status: "fused", "repaired" (an op that would have run at batch 1 only), "already" or "kept".
+        code: "R001" fused, "R002" already, "R003" repaired; others say why it was kept.
+        reason: One sentence.
+        op: "ai.onnx::RotaryEmbedding"; for a kept one the operator that completes it.
+        pairing: Which channels turn together: "half" (the i-th of either half) or "interleaved"; None where kept.
+        width: How many channels turn; None where unknown.
+        source, change, verify: As for an attention.
+    """
+
+    name: str
+    status: str
+    code: str
+    reason: str
+    op: str
+    pairing: str | None = None
+    width: int | None = None
+    source: str | None = None
+    change: str | None = None
+    verify: Verification | None = None
+
+
+@dataclass(frozen=True)
 class Summary:
     """Counts over the rows."""
 
@@ -77,6 +104,11 @@ def summarise(rows: tuple[Attention, ...]) -> Summary:
     return Summary(len(rows), count["fused"], count["kept"], count["already"])
 
 
-def as_json(rows: tuple[Attention, ...]) -> dict[str, Any]:
+def as_json(rows: tuple[Attention, ...], rotations: tuple[Rotation, ...] = ()) -> dict[str, Any]:
     """Returns the report as the JSON-ready dictionary of the `fuse --report` contract."""
-    return {"schema": SCHEMA, "attentions": [asdict(r) for r in rows], "summary": asdict(summarise(rows))}
+    return {
+        "schema": SCHEMA,
+        "attentions": [asdict(r) for r in rows],
+        "summary": asdict(summarise(rows)),
+        "rotations": [asdict(r) for r in rotations],
+    }

@@ -2,16 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 
-from export.fuse.rows import Attention, summarise
+from export.fuse.rows import Attention, Rotation, summarise
 from export.report import table
 
 
-def render(rows: Sequence[Attention], columns: Mapping[str, Sequence[str]] | None = None) -> str:
-    """Returns the table of attentions, then the reason for each that was not fused, then one line of counts.
+def render(
+    rows: Sequence[Attention],
+    columns: Mapping[str, Sequence[str]] | None = None,
+    rotations: Sequence[Rotation] = (),
+) -> str:
+    """Returns the table of attentions, then the reason for each that was not fused, then a line of counts.
 
     Args:
         rows: The attentions, in graph order.
         columns: More columns, {header: one cell for each row}.
+        rotations: The rotary embeddings: a reason for each that stays or was repaired, and a line of counts.
     """
     extra = columns or {}
     header = ("attention", "status", "code", "op", "mask", "rope", "H/Hkv x D", "error / budget", *extra)
@@ -20,16 +25,26 @@ def render(rows: Sequence[Attention], columns: Mapping[str, Sequence[str]] | Non
         for i, r in enumerate(rows)
     ]
     text = table.render(header, lines)
-    kept = [line for r in rows if r.status == "kept" for line in _about(r)]
+    everything: tuple[Attention | Rotation, ...] = (*rows, *rotations)
+    kept = [line for r in everything if r.status == "kept" for line in _about(r)]
     if kept:
         kept.append("More about a code: python -m export rule CODE\n")
     changed = [
         f"masked rows of {r.name}: {r.reason}\n" for r in rows if r.status == "fused" and r.masked_rows != "keep"
     ]
-    return "\n".join(filter(None, (text, "".join(kept + changed), counts(rows))))
+    repaired = [f"repaired {r.name}: {r.code}: {r.reason}\n" for r in rotations if r.status == "repaired"]
+    return "\n".join(filter(None, (text, "".join(kept + changed + repaired), counts(rows) + _turned(rotations))))
 
 
-def _about(row: Attention) -> list[str]:
+def _turned(rotations: Sequence[Rotation]) -> str:
+    if not rotations:
+        return ""
+    states = (("fused", "fused"), ("kept", "kept"), ("repaired", "repaired"), ("already", "already one op"))
+    parts = [f"{sum(r.status == status for r in rotations)} {words}" for status, words in states]
+    return f"{len(rotations)} rotary embeddings: {', '.join(parts)}.\n"
+
+
+def _about(row: Attention | Rotation) -> list[str]:
     """Returns why one stayed, and what its author may change."""
     where = f" [{row.source}]" if row.source else ""
     change = [f"  to change: {row.change}\n"] if row.change else []

@@ -61,7 +61,7 @@ def draw(names: Sequence[str], sizes: dict[str, int], *, half: bool = False, see
 def export(module: nn.Module, inputs: dict[str, Tensor], exporter: str, opset: int) -> ir.Model:
     """Returns the graph as the exporter wrote it; its results are compared by whoever asks for it."""
     axes = {n: {a: d for a, d in enumerate(SHAPES[n]) if isinstance(d, str)} for n in inputs}
-    with warnings.catch_warnings(), _unheard():
+    with warnings.catch_warnings(), unheard():
         warnings.simplefilter("ignore")  # the exporters' own deprecations and tracer notes
         if exporter == "torchscript":
             out = io.BytesIO()
@@ -79,7 +79,7 @@ def export(module: nn.Module, inputs: dict[str, Tensor], exporter: str, opset: i
 
 
 @contextmanager
-def _unheard() -> Iterator[None]:
+def unheard() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)  # "torchvision is not installed", once for each export
     try:

@@ -59,7 +59,7 @@ def test_a_second_run_keeps_what_the_first_kept() -> None:
 
 def test_the_report_has_the_contract_names_and_types() -> None:
     report = json.loads(json.dumps(as_json(fuse(parse(TWO)).attentions)))
-    assert list(report) == ["schema", "attentions", "summary"]
+    assert list(report) == ["schema", "attentions", "summary", "rotations"]
     assert report["schema"] == 1
     assert report["summary"] == {"found": 2, "fused": 1, "kept": 1, "already": 0}
     fused, kept = report["attentions"]

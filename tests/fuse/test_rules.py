@@ -59,7 +59,8 @@ def test_the_example_of_a_page_shows_its_code(code: str) -> None:
         assert code in ELSEWHERE or code.startswith("V"), f"{code} has no ```onnx example.{HOW.format(code)}"
         return
     assert code not in ELSEWHERE or code == "K902"
-    rows = fuse(parse(text, deprecated=True), Options(verify=False)).attentions
+    result = fuse(parse(text, deprecated=True), Options(verify=False))
+    rows = (*result.attentions, *result.rotations)
     assert code in {row.code for row in rows}, [(row.code, row.reason) for row in rows]
 
 

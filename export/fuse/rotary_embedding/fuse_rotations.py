@@ -1,8 +1,9 @@
 """Writes `ai.onnx::RotaryEmbedding` for a rotation that was read: caches [B, S, D/2], x [B, H, S, D] or [B, S, D]."""
 
-from collections.abc import Container, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
+from types import MappingProxyType
 
 import onnx_ir as ir
 
@@ -15,6 +16,8 @@ from export.fuse.rotary_embedding.writing import taken, write
 from export.graph.build import Attribute, Builder, take_place
 from export.graph.numbers import Numbers
 from export.graph.values import Refusal, attribute, dims, label, rank
+
+NONE: Mapping[str, Refusal] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,12 @@ class Rotations:
     kept: dict[ir.Node, Refusal] = field(default_factory=dict)
 
 
-def fuse_rotations(graph: ir.Graph, refused: Container[str] = ()) -> Rotations:
+def fuse_rotations(graph: ir.Graph, refused: Mapping[str, Refusal] = NONE) -> Rotations:
     """Replaces every rotation that can be read by one op, in place; returns what was written and what was not.
 
     Args:
         graph: The graph.
-        refused: Names of ops not to write, because they were found wrong before.
+        refused: Ops not to write, by name, because they were found wrong before.
     """
     tables = Tables(Numbers())
     caches: dict[tuple[object, ...], ir.Value] = {}
@@ -47,7 +50,9 @@ def fuse_rotations(graph: ir.Graph, refused: Container[str] = ()) -> Rotations:
         for part in chain((node,), _pairs(node)):
             try:
                 rotation = read_rotation(part, tables)
-                if rotation is not None and name_of(rotation) not in refused:
+                if rotation is not None and name_of(rotation) in refused:
+                    raise refused[name_of(rotation)]
+                if rotation is not None:
                     done.written.append(_write(part, rotation, tables, caches))
             except Refusal as refusal:
                 done.kept[node] = refusal
@@ -118,7 +123,7 @@ def _write(node: ir.Node, rotation: Rotation, tables: Tables, caches: dict[tuple
         x = widen(build, x, table)
     before = (dims(x) or ())[:-1]
     if x.dtype is None or {cos.dtype, sin.dtype} != {x.dtype}:
-        raise Refusal("R104", f"{label(node)} rotates {x.dtype} by tables of another type.")
+        raise Refusal("R103", f"{label(node)} rotates {x.dtype} by tables of another type.")
     rows = []
     for product, table in ((rotation.cos, cos), (rotation.sin, sin)):
         key = (product, half, layout.axes, *(before[axis] for axis in layout.rows if axis is not None))
