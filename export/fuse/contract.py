@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from export.fuse.scores import Operand, Scores, Stage
+from export.fuse.shown import Shown, shown
 from export.fuse.weights import Weights
 from export.graph.values import Dim, Refusal, dim, dims, label, made_by, rank
 
@@ -28,6 +29,7 @@ class Agreement:
         head_size: Channels a head of Q and K.
         dtype: Element type of Q, K, V and the output.
         softmax_dtype: Element type the softmax was computed in, where it differs from `dtype`.
+        shown: The tensor inside the block that is read elsewhere too, or None.
     """
 
     lead: tuple[Dim, Dim]
@@ -35,6 +37,7 @@ class Agreement:
     head_size: Dim
     dtype: ir.DataType
     softmax_dtype: ir.DataType | None
+    shown: Shown | None = None
 
 
 def operand_dims(operand: Operand) -> tuple[Dim, ...]:
@@ -57,7 +60,7 @@ def agree(block: Block) -> Agreement:
     """
     _check_axis(block.softmax)
     query, key_t = operand_dims(block.scores.query), operand_dims(block.scores.key_t)
-    value = operand_dims(Operand(block.weights.value))
+    value = operand_dims(block.weights.value)
     frame = block.scores.frame
     weights = _weights_frame(block)
     if weights[-2] != query[-2]:
@@ -71,17 +74,28 @@ def agree(block: Block) -> Agreement:
     dtype, softmax_dtype = _types(block)
     for stage in block.scores.stages:
         _check_stage(stage, block)
-    if block.weights.wanted is not None and not len(frame) == len(weights) == 4:
-        raise Refusal("K204", f"The weights of {label(block.softmax)} are wanted as {list(frame)}, not [B, H, S, T].")
-    _check_alone(block)
-    return Agreement(lead, kv_heads, query[-1], dtype, softmax_dtype)
+    inside = shown(block.softmax, block.scores, block.weights)
+    if inside is not None:
+        _check_shown(block, inside, dtype, frame[-2] == query[-2])
+    return Agreement(lead, kv_heads, query[-1], dtype, softmax_dtype, inside)
+
+
+def _check_shown(block: Block, inside: Shown, dtype: ir.DataType, whole: bool) -> None:
+    """The op gives [B, H, S, T] in its own type."""
+    if not whole:
+        raise Refusal("K204", f"'{inside.value.name}' of {label(block.softmax)} is wanted with its queries split.")
+    if inside.mode != 3 and block.scores.query.value.dtype != dtype:
+        raise Refusal(
+            "K204", f"'{inside.value.name}' of {label(block.softmax)} is wanted more precise than {dtype.name}."
+        )
 
 
 def _weights_frame(block: Block) -> tuple[Dim, ...]:
     """The weights' dimensions at the product with V: the scores' own unless they were reshaped in between."""
-    if not any(node.op_type == "Reshape" for node in block.weights.nodes):
+    layouts = [link for link in block.weights.links if link.kind == "layout" and link.node.op_type != "Transpose"]
+    if not layouts:
         return block.scores.frame
-    found = dims(block.weights.product.inputs[0])
+    found = dims(layouts[-1].result)
     if found is None:
         raise Refusal("K201", f"The shape of the weights at {label(block.weights.product)} is not known.")
     return found
@@ -139,12 +153,13 @@ def _kv_heads(
 
 def _types(block: Block) -> tuple[ir.DataType, ir.DataType | None]:
     """The op computes in the narrowest of Q's and V's types; the other must be a widened copy of that type."""
-    query, key, value = block.scores.query.value.dtype, block.scores.key_t.value.dtype, block.weights.value.dtype
+    query, key = block.scores.query.value.dtype, block.scores.key_t.value.dtype
+    value = block.weights.value.value.dtype
     softmax = block.softmax.inputs[0].dtype if block.softmax.inputs[0] is not None else None
     if query is None or value is None or key != query:
         raise Refusal("K205", f"Q, K and V at {label(block.softmax)} have types {query}, {key} and {value}.")
     narrow, wide = sorted((query, value), key=lambda dtype: dtype.itemsize)
-    operands = [block.scores.query.value, block.scores.key_t.value, block.weights.value]
+    operands = [block.scores.query.value, block.scores.key_t.value, block.weights.value.value]
     widened = narrow.itemsize < wide.itemsize and all(v.dtype == narrow or _uncast(v, narrow) for v in operands)
     if query == value or widened:
         return narrow, softmax if softmax is not None and softmax != narrow else None
@@ -177,22 +192,3 @@ def _check_stage(stage: Stage, block: Block) -> None:
         have, room = dim(tensor, -at), frame[-at]
         if have != room and room == 1:
             raise Refusal("K209", f"The mask '{stage.value.name}' widens the scores from 1 to {have}.")
-
-
-def _check_alone(block: Block) -> None:
-    """The QK^T product must die with the block: nothing else may use what lies between it and V."""
-    block_inputs = {*(s.value for s in block.scores.stages), block.scores.query.factor, block.weights.value}
-    for node in block.scores.nodes:
-        if node.outputs[0] in block_inputs:
-            raise Refusal(
-                "K210", f"The scores are used elsewhere: '{node.outputs[0].name}' of {label(node)} is read twice."
-            )
-    inside = {*block.scores.nodes, block.softmax, *block.weights.nodes}
-    for node in (*block.scores.nodes, block.softmax, *block.weights.nodes[:-1]):
-        for output in node.outputs:
-            if output is block.weights.wanted:
-                continue
-            outside = [user for user, _ in output.uses() if user not in inside]
-            if outside or output.is_graph_output():
-                user = label(outside[0]) if outside else "the graph's outputs"
-                raise Refusal("K210", f"The scores are used elsewhere: {user} reads '{output.name}' of {label(node)}.")

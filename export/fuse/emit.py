@@ -4,7 +4,7 @@
 transpose is never searched for: the inverse one is written here and `tidy` lets the two cancel.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -12,8 +12,10 @@ import onnx_ir as ir
 from export.fuse.contract import Agreement, Block, operand_dims, uncast
 from export.fuse.masks.write import write_mask
 from export.fuse.scores import Operand
+from export.fuse.shown import Shown
+from export.fuse.weights import Link, Weights
 from export.graph.build import Attribute, Builder, take_place
-from export.graph.values import Dim, dims, made_by, permutation, rank, uniform
+from export.graph.values import Dim, Refusal, dims, label, made_by, permutation, rank, uniform
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def emit(block: Block, agreed: Agreement, masked_rows: str) -> Emitted:
     k_operand, k_factor = _unscaled(build, block.scores.key_t.swap())
     query = _place(build, q_operand, agreed.dtype, agreed.lead)
     key = _place(build, k_operand, agreed.dtype, (agreed.lead[0], agreed.kv_heads))
-    value = _place(build, Operand(block.weights.value), agreed.dtype, (agreed.lead[0], agreed.kv_heads))
+    value = _place(build, _per_key(build, block.weights), agreed.dtype, (agreed.lead[0], agreed.kv_heads))
     mask = write_mask(build, block, agreed, key, masked_rows)
     if mask.open_rows is not None:
         query = build("Mul", query, mask.open_rows, dtype=agreed.dtype, shape=query.shape)
@@ -61,29 +63,99 @@ def emit(block: Block, agreed: Agreement, masked_rows: str) -> Emitted:
         attributes["softcap"] = float(block.scores.softcap)
     if agreed.softmax_dtype is not None:
         attributes["softmax_precision"] = int(agreed.softmax_dtype)
-    wanted = block.weights.wanted
-    if wanted is not None:
-        attributes["qk_matmul_output_mode"] = 3
+    shown = agreed.shown
+    if shown is not None:
+        attributes["qk_matmul_output_mode"] = shown.mode
+        if shown.mode != 3 and mask.open_rows is not None:
+            raise Refusal(
+                "K204",
+                f"'{shown.value.name}' is wanted, and {label(block.softmax)} needs other scores for rows without keys.",
+            )
     node = build.node(
         "Attention",
         [query, key, value, *([mask.value] if mask.value is not None else [])],
         attributes,
-        dtypes=(agreed.dtype,) if wanted is None else (agreed.dtype, None, None, agreed.dtype),
-        shapes=(None,) if wanted is None else (None, None, None, wanted.shape),
+        dtypes=(agreed.dtype,) if shown is None else (agreed.dtype, None, None, agreed.dtype),
+        shapes=(None,) if shown is None else (None, None, None, _whole(shown, agreed)),
         name=_free_name(block),
     )
     output, old = node.outputs[0], product.outputs[0]
     if old.dtype is not None and old.dtype != agreed.dtype:
         output = build("Cast", output, dtype=old.dtype, to=int(old.dtype))
-    take_place(old, _leave(build, output, old))
-    if wanted is not None:
-        weights = node.outputs[3]
-        if wanted.dtype is not None and wanted.dtype != agreed.dtype:
-            weights = build("Cast", weights, dtype=wanted.dtype, to=int(wanted.dtype))
-        take_place(wanted, weights)
+    take_place(old, _behind(build, block.weights, output, old))
+    if shown is not None:
+        take_place(shown.value, _inside(build, shown, node.outputs[3], agreed.dtype))
         if isinstance(node.graph, ir.Graph):
             node.graph.sort()  # what reads the weights may stand before the product whose place the op took
     return Emitted(node, scale, mask.kind, mask.masked_rows)
+
+
+def _per_key(build: Builder, weights: Weights) -> Operand:
+    """Returns V after what was done to the weights of whole keys: `(P * c) @ V == P @ (c^T * V)`."""
+    value, swapped = weights.value.value, weights.value.swapped
+    for link in weights.columns:
+        column = link.value
+        if column is None:
+            continue
+        length = rank(column) or 0
+        if not swapped and length == 1:
+            column = build("Unsqueeze", column, build.axes(-1), dtype=column.dtype)
+        elif not swapped:
+            axes = (*range(length - 2), length - 1, length - 2)
+            column = build("Transpose", column, dtype=column.dtype, perm=axes)
+        value = _applied(build, link, value, column)
+    return replace(weights.value, value=value)
+
+
+def _applied(build: Builder, link: Link, value: ir.Value, by: ir.Value) -> ir.Value:
+    """Does to a tensor what a link does to the weights, with `by` as its condition or factor."""
+    dtype = value.dtype
+    if dtype is None:
+        raise TypeError("the types of a block's tensors were agreed on")
+    if link.kind == "zero":
+        zero = build.number(0.0, dtype)
+        chosen = (zero, value) if link.when else (value, zero)
+        return build("Where", by, *chosen, dtype=dtype, shape=value.shape)
+    if by.dtype != dtype:
+        by = build("Cast", by, dtype=dtype, to=int(dtype))
+    return build("Mul" if link.when else "Div", value, by, dtype=dtype, shape=value.shape)
+
+
+def _behind(build: Builder, weights: Weights, output: ir.Value, old: ir.Value) -> ir.Value:
+    """Returns the op's output as the product with V was: its shape, and after what was done to whole rows."""
+    if not weights.turned and not weights.behind:
+        return _leave(build, output, old)
+    upright = ir.Value(name=old.name, type=old.type, shape=_swapped(old.shape) if weights.turned else old.shape)
+    output = _leave(build, output, upright)
+    for link in weights.behind:
+        number = None if link.value is None or link.kind == "zero" else uniform(link.value)
+        by = link.value if number is None or output.dtype is None else build.number(number, output.dtype)
+        if by is not None:
+            output = _applied(build, link, output, by)
+    if not weights.turned:
+        return output
+    length = rank(old) or 4
+    axes = (*range(length - 2), length - 1, length - 2)
+    return build("Transpose", output, dtype=output.dtype, shape=old.shape, perm=axes)
+
+
+def _swapped(shape: ir.Shape | None) -> ir.Shape | None:
+    return None if shape is None else ir.Shape([*shape[:-2], shape[-1], shape[-2]])
+
+
+def _whole(shown: Shown, agreed: Agreement) -> ir.Shape | None:
+    """Returns the shape [B, H, S, T] of the op's inside."""
+    shape = dims(shown.value)
+    return None if shape is None else ir.Shape((*agreed.lead, *shape[-2:]))
+
+
+def _inside(build: Builder, shown: Shown, inside: ir.Value, dtype: ir.DataType) -> ir.Value:
+    """Returns the op's inside as the tensor whose place it takes."""
+    if shown.factor != 1.0:
+        inside = build("Mul", inside, build.number(shown.factor, dtype), dtype=dtype, shape=inside.shape)
+    if shown.value.dtype is not None and shown.value.dtype != dtype:
+        inside = build("Cast", inside, dtype=shown.value.dtype, shape=inside.shape, to=int(shown.value.dtype))
+    return _leave(build, inside, shown.value)
 
 
 def _free_name(block: Block) -> str:

@@ -18,6 +18,7 @@ from export.fuse.reader import read_scores
 from export.fuse.rotary_embedding.fuse_rotations import fuse_rotations
 from export.fuse.rotary_embedding.repair import repair_rotations
 from export.fuse.rows import Attention, Rotation, Summary, Verification, summarise
+from export.fuse.settle import settle
 from export.fuse.tidy import tidy
 from export.fuse.weights import follow
 from export.graph import shapes
@@ -184,7 +185,7 @@ def _fuse_one(softmax: ir.Node, options: Options) -> Emitted:
     scores_value = softmax.inputs[0] if softmax.inputs else None
     if scores_value is None:
         raise Refusal("K199", f"Softmax '{softmax.name}' has no input.")
-    block = Block(softmax, read_scores(scores_value), follow(softmax))
+    block = Block(softmax, *settle(softmax, read_scores(scores_value), follow(softmax)))
     return emit(block, agree(block), options.masked_rows)
 
 

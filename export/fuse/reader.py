@@ -79,7 +79,7 @@ def _read(value: ir.Value, walk: Walk) -> Scores:
         raise Refusal("K102", f"{label(node)} stands between QK^T and Softmax and is not a step of softmax attention.")
     if walk.left < 0:
         raise Refusal("K103", f"More than {_DEPTH} nodes stand between QK^T and Softmax (at {label(node)}).")
-    return case(node, walk).through(node)
+    return case(node, walk).through(node).marked(value)
 
 
 def _either_side(node: ir.Node, walk: Walk) -> tuple[Scores, ir.Value, int]:

@@ -50,6 +50,27 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Mark:
+    """What one tensor between the product and the softmax is: the scores so far.
+
+    Attributes:
+        value: The tensor.
+        query: Q as it was then.
+        scale: The factor on the product then.
+        softcap: Whether the softcap was applied.
+        stages: How many of the stages were.
+        frame: Its dimensions.
+    """
+
+    value: ir.Value
+    query: Operand
+    scale: float
+    softcap: bool
+    stages: int
+    frame: tuple[Dim, ...]
+
+
+@dataclass(frozen=True)
 class Scores:
     """`stages(softcap(scale * query @ key_t))`, with the nodes that compute it.
 
@@ -64,6 +85,7 @@ class Scores:
         frame: The dimensions of the product, followed through reshapes; a mask may not widen them.
         reshapes: The shape operands of those Reshapes, innermost first.
         steady: Every one of them kept the last two axes, queries and keys.
+        marks: The tensors on the way that are themselves scores, innermost first.
     """
 
     query: Operand
@@ -76,6 +98,12 @@ class Scores:
     frame: tuple[Dim, ...] = ()
     reshapes: tuple[ir.Value, ...] = ()
     steady: bool = True
+    marks: tuple[Mark, ...] = ()
+
+    def marked(self, value: ir.Value) -> "Scores":
+        """Returns the same scores, with a note that `value` holds them."""
+        mark = Mark(value, self.query, self.scale, self.softcap is not None, len(self.stages), self.frame)
+        return replace(self, marks=(*self.marks, mark))
 
     def through(self, node: ir.Node) -> "Scores":
         """Returns the same scores, one node further."""

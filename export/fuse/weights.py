@@ -1,32 +1,92 @@
-"""Follows the softmax weights forwards to the product with V."""
+"""Follows the softmax weights forwards to the product with V.
 
+Every operator that may stand between Softmax and V has one case in `_links`, which says what it does to the weights:
+nothing, a change of type or layout, zeros under a condition, a factor. What that means for the fused op is decided
+later, with the scores at hand; here a way is only found, and everything beside it is a reader of the weights.
+"""
+
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import onnx_ir as ir
 
+from export.fuse.numbers import Range, selects
+from export.fuse.scores import Operand
 from export.graph.laws.noops import inactive_dropout
-from export.graph.values import Refusal, dims, label, made_by, uniform
+from export.graph.values import Refusal, dims, label, rank, swaps_last_two, uniform
+
+_DEPTH = 24
+"""Nodes between Softmax and V beyond which the way is given up; real graphs have fewer than 10."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """One step of the weights on their way.
+
+    Attributes:
+        node: Its operator.
+        before, result: The weights before and after it.
+        kind: "same" (numbers in [0, 1] stay; a change of type is the same too), "layout" (a Reshape, or the last two
+            axes exchanged), "zero" (0 where `value` is `when`), "factor" (times `value`, or divided by it).
+        value: The condition or the factor.
+        when: For "zero": the truth value that makes a weight 0. For "factor": multiplied, not divided.
+        beside: Nodes that compute a condition from the weights themselves.
+    """
+
+    node: ir.Node
+    before: ir.Value
+    result: ir.Value
+    kind: Literal["same", "layout", "zero", "factor"]
+    value: ir.Value | None = None
+    when: bool = True
+    beside: tuple[ir.Node, ...] = ()
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The way from a Softmax to `weights @ V`.
+    """The way from a Softmax to the product with V.
 
     Attributes:
         product: The MatMul with V.
-        value: V, [..., T, Dv].
-        nodes: The nodes between Softmax and the product, and the product.
-        hidden: Conditions under which weights were set to 0 after the softmax: (condition, its truth value that keeps).
+        value: V as [..., T, Dv].
+        links: The steps in between.
+        turned: The product is V^T P^T, the transpose of what the op gives.
         guarded: A NaN row (no key at all) becomes a row of zeros.
-        wanted: The weights themselves are used elsewhere too: the tensor that is, or None.
+        behind: Steps done to whole rows of weights, which are done to the rows of the product instead.
+        columns: Steps done to the weights of whole keys, which are done to the rows of V instead.
+        absorbed: Nodes of conditions that the op's own meaning makes needless.
+        deepened: Steps whose zeros need a deeper mask than the graph's: weights before them are not the op's.
     """
 
     product: ir.Node
-    value: ir.Value
-    nodes: tuple[ir.Node, ...] = ()
-    hidden: tuple[tuple[ir.Value, bool], ...] = ()
+    value: Operand
+    links: tuple[Link, ...] = ()
+    turned: bool = False
     guarded: bool = False
-    wanted: ir.Value | None = None
+    behind: tuple[Link, ...] = ()
+    columns: tuple[Link, ...] = ()
+    absorbed: tuple[ir.Node, ...] = ()
+    deepened: tuple[Link, ...] = ()
+
+    @property
+    def nodes(self) -> tuple[ir.Node, ...]:
+        """The nodes between Softmax and the product, and the product."""
+        between = [n for link in self.links for n in (*link.beside, link.node)]
+        return (*between, self.product)
+
+
+@dataclass(frozen=True)
+class _Way:
+    """A way found so far: its links, whether the last two axes stand exchanged, and what the weights can be."""
+
+    links: tuple[Link, ...] = ()
+    turned: bool = False
+    ranges: tuple[tuple[ir.Value, Range], ...] = ()
+
+    def on(self, link: Link, found: Range | None) -> "_Way":
+        ranges = self.ranges if found is None else (*self.ranges, (link.result, found))
+        return replace(self, links=(*self.links, link), ranges=ranges)
 
 
 def follow(softmax: ir.Node) -> Weights:
@@ -35,73 +95,105 @@ def follow(softmax: ir.Node) -> Weights:
     Raises:
         Refusal: They do not reach one product with V unchanged; the sentence names the node.
     """
-    weights = Weights(softmax, softmax.outputs[0])  # placeholders until the product is met
-    current = softmax.outputs[0]
-    while True:
-        users: dict[ir.Node, int] = {}
-        for node, index in current.uses():
-            users[node] = min(index, users.get(node, index))
-        guard = _guard(current, users)
-        if guard is not None:
-            weights = replace(weights, nodes=(*weights.nodes, *guard), guarded=True)
-            current = guard[-1].outputs[0]
+    start = softmax.outputs[0]
+    found, refusals = _search(softmax, start, _Way(ranges=((start, Range(empty="nan")),)), _DEPTH)
+    if len(found) > 1:
+        products = ", ".join(label(w.product) for w in found)
+        raise Refusal("K301", f"The weights of {label(softmax)} are used by {products}: one attention has one V.")
+    if not found:
+        raise refusals[0]
+    return found[0]
+
+
+def _search(softmax: ir.Node, current: ir.Value, way: _Way, depth: int) -> tuple[list[Weights], list[Refusal]]:
+    """Returns every way from `current` to a product with V, and why the others end."""
+    found: list[Weights] = []
+    refusals: list[Refusal] = []
+    for user in dict.fromkeys(node for node, _ in current.uses()):
+        try:
+            end = _product(user, current, way)
+        except Refusal as refusal:
+            refusals.append(refusal)
             continue
-        steps = [node for node, index in users.items() if _continues(node, index, current)]
-        if not steps:
-            raise _no_product(softmax, current, users)
-        if len(steps) > 1:
-            products = ", ".join(label(node) for node in steps)
-            raise Refusal("K301", f"The weights of {label(softmax)} are used by {products}: one attention has one V.")
-        step = steps[0]
-        if len(users) > 1 or current.is_graph_output():
-            if weights.wanted is not None:
-                raise Refusal("K302", f"The weights of {label(softmax)} are wanted at two different stages.")
-            weights = replace(weights, wanted=current)
-        weights = replace(weights, nodes=(*weights.nodes, step))
-        if step.op_type == "MatMul":
-            value = step.inputs[1]
-            if value is None or value is current:
-                raise Refusal("K303", f"{label(step)} multiplies the weights by themselves.")
-            return replace(weights, product=step, value=value)
-        if step.op_type == "Where":
-            condition, chosen, _ = step.inputs
-            if condition is None:
-                raise Refusal("K199", f"{label(step)} lacks its condition.")
-            weights = replace(weights, hidden=(*weights.hidden, (condition, chosen is current)))
-        current = step.outputs[0]
+        if end is not None:
+            found.append(end)
+            continue
+        for link, after in _links(user, current, way) if depth else ():
+            ends, why = _search(softmax, link.result, after, depth - 1)
+            found += ends
+            refusals += why
+    return found, [*refusals, _no_product(softmax, current)]
 
 
-def _continues(node: ir.Node, index: int, current: ir.Value) -> bool:
+def _product(node: ir.Node, current: ir.Value, way: _Way) -> Weights | None:
+    """Reads a MatMul that sums over the keys, with V on either side."""
+    if node.op_type != "MatMul" or node.domain not in ("", "ai.onnx"):
+        return None
+    left, right = node.inputs[:2]
+    if left is None or right is None:
+        raise Refusal("K199", f"{label(node)} lacks an input that its operator requires.")
+    if left is right:
+        raise Refusal("K303", f"{label(node)} multiplies the weights by themselves.")
+    if (left is current) == way.turned:
+        raise Refusal("K306", f"{label(node)} sums the weights over the queries, not over the keys.")
+    last = next((r for v, r in way.ranges if v is current), None)
+    guarded = last is not None and last.empty == "zero"
+    value = Operand(left, swapped=True) if way.turned else Operand(right)
+    return Weights(node, value, way.links, way.turned, guarded)
+
+
+def _links(node: ir.Node, current: ir.Value, way: _Way) -> Iterator[tuple[Link, _Way]]:
+    """Yields the step that an operator is for the weights, if it is one."""
     if node.domain not in ("", "ai.onnx"):
-        return False
-    if node.op_type == "MatMul":
-        return index == 0
-    if node.op_type == "Where":
-        other = node.inputs[2] if index == 1 else node.inputs[1]
-        return index != 0 and uniform(other) == 0.0
-    if node.op_type == "Reshape":
-        before, after = dims(current), dims(node.outputs[0])
-        return index == 0 and before is not None and after is not None and before[-1] == after[-1]
+        return
+    result, ranges = node.outputs[0], dict(way.ranges)
+    known = ranges.get(current)
+    first = node.inputs[0] is current
+    plain = Link(node, current, result, "same")
     if node.op_type == "Cast":
-        to = node.outputs[0].dtype
-        return to is not None and to.is_floating_point()
-    return node.op_type == "Identity" or (node.op_type == "Dropout" and index == 0 and inactive_dropout(node))
+        if result.dtype is not None and result.dtype.is_floating_point():
+            yield plain, way.on(plain, known)
+    elif node.op_type == "Identity" or (node.op_type == "Dropout" and first and inactive_dropout(node)):
+        yield plain, way.on(plain, known)
+    elif node.op_type == "Where":
+        yield from _selected(node, current, way)
+    elif node.op_type in ("Clip", "Max", "Min", "Relu"):
+        if known is not None and first and known.kept_by(node):
+            yield plain, way.on(plain, known)
+    elif node.op_type in ("Mul", "Div"):
+        other = node.inputs[1 if first else 0]
+        if other is not None and other is not current and (first or node.op_type == "Mul"):
+            link = Link(node, current, result, "factor", other, node.op_type == "Mul")
+            yield link, way.on(link, None)
+    elif node.op_type in ("Reshape", "Unsqueeze", "Squeeze") and first:
+        before, after = dims(current), dims(result)
+        if not way.turned and before is not None and after is not None and before[-1] == after[-1] and len(after) > 1:
+            link = Link(node, current, result, "layout")
+            yield link, way.on(link, known)
+    elif node.op_type == "Transpose" and (rank(current) or 0) > 1 and swaps_last_two(node):
+        link = Link(node, current, result, "layout")
+        yield link, replace(way.on(link, known), turned=not way.turned)
 
 
-def _guard(current: ir.Value, users: dict[ir.Node, int]) -> tuple[ir.Node, ir.Node] | None:
-    """Finds `Where(IsNaN(p), 0, p)`, where nothing else uses p."""
-    if len(users) != 2 or current.is_graph_output():
-        return None
-    select = next((node for node in users if node.op_type == "Where"), None)
-    if select is None or select.inputs[2] is not current or uniform(select.inputs[1]) != 0.0:
-        return None
-    test = made_by(select.inputs[0], "IsNaN")
-    if test is None or test not in users or len(test.outputs[0].uses()) != 1:
-        return None
-    return test, select
+def _selected(node: ir.Node, current: ir.Value, way: _Way) -> Iterator[tuple[Link, _Way]]:
+    """Reads a Where: one that guards against rows without keys, or one that writes zeros under a condition."""
+    condition, chosen, otherwise = node.inputs[:3]
+    if condition is None or chosen is None or otherwise is None or condition is current or chosen is otherwise:
+        return
+    result, ranges = node.outputs[0], dict(way.ranges)
+    guard = selects(condition, chosen, otherwise, ranges)
+    if guard is not None:
+        link = Link(node, current, result, "same", beside=guard.nodes)
+        yield link, way.on(link, guard.result)
+        return
+    for side, other, when in ((chosen, otherwise, False), (otherwise, chosen, True)):
+        if side is current and uniform(other) == 0.0:
+            link = Link(node, current, result, "zero", condition, when)
+            yield link, way.on(link, ranges.get(current))
 
 
-def _no_product(softmax: ir.Node, current: ir.Value, users: dict[ir.Node, int]) -> Refusal:
+def _no_product(softmax: ir.Node, current: ir.Value) -> Refusal:
+    users = dict.fromkeys(node for node, _ in current.uses())
     if not users:
         return Refusal("K304", f"The result of {label(softmax)} is an output of the graph; no V follows it.")
     names = ", ".join(label(node) for node in users)

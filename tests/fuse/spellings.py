@@ -11,7 +11,6 @@ KEPT = {
     "exponentials_by_hand": "nothing",
     "row_maximum_taken_off": "K210",
     "Sink": "K102",
-    "not_a_number_to_number": "K304",
     "query_and_key_in_float32": "K205",
     "einsum_with_an_ellipsis": "K102",
     "queries_in_groups": "K206",

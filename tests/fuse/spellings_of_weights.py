@@ -20,7 +20,7 @@ def not_a_number_to_zero_by_where(q, k, v, m):
     return torch.where(torch.isnan(weights), torch.zeros_like(weights), weights) @ v
 
 
-@spelling(expect="K304")
+@spelling(mask="bool", dynamo=True)
 def not_a_number_to_number(q, k, v, m):
     weights = torch.softmax((q @ k.transpose(-2, -1) * SCALE).masked_fill(~m, INF), dim=-1)
     return torch.nan_to_num(weights) @ v
@@ -31,6 +31,63 @@ def masked_again_to_zero(q, k, v, m):
     hidden = m.eq(0)
     weights = torch.softmax((q @ k.transpose(-2, -1) * SCALE).masked_fill(hidden, INF), dim=-1)
     return weights.masked_fill(hidden, 0.0) @ v
+
+
+@spelling(mask="bool")
+def rows_without_keys_to_zero(q, k, v, m):
+    weights = torch.softmax((q @ k.transpose(-2, -1) * SCALE).masked_fill(~m, INF), dim=-1)
+    return torch.where(m.any(-1, keepdim=True), weights, 0.0) @ v
+
+
+@spelling(mask="bool")
+def rows_of_hidden_keys_to_zero(q, k, v, m):
+    weights = torch.softmax((q @ k.transpose(-2, -1) * SCALE).masked_fill(~m, INF), dim=-1)
+    return weights.masked_fill((~m).all(-1, keepdim=True), 0.0) @ v
+
+
+@spelling(mask="bool", dynamo=True)
+def rows_of_lowest_scores_to_zero(q, k, v, m):
+    scores = (q @ k.transpose(-2, -1) * SCALE).masked_fill(~m, INF)
+    return torch.where((scores == INF).all(-1, keepdim=True), 0.0, torch.softmax(scores, dim=-1)) @ v
+
+
+@spelling(mask="bool")
+def rows_without_a_mask_to_zero(q, k, v, m):
+    bias = torch.zeros_like(m, dtype=q.dtype).masked_fill(~m, INF)
+    weights = torch.softmax(q @ k.transpose(-2, -1) * SCALE + bias, dim=-1)
+    return weights.masked_fill(bias.amax(-1, keepdim=True) == INF, 0.0) @ v
+
+
+@spelling(mask="bool", dynamo=True)
+def masked_again_by_a_product(q, k, v, m):
+    weights = torch.softmax((q @ k.transpose(-2, -1) * SCALE).masked_fill(~m, -1e9), dim=-1)
+    return (weights * m) @ v
+
+
+@spelling(dynamo=True)
+def keys_left_out_afterwards(q, k, v, kpad):
+    weights = torch.softmax(q @ k.transpose(-2, -1) * SCALE, dim=-1)
+    return (weights * kpad[:, None, None].float()) @ v
+
+
+@spelling()
+def values_first(q, k, v):
+    weights = torch.softmax(q @ k.transpose(-2, -1) * SCALE, dim=-1)
+    return (v.transpose(-2, -1) @ weights.transpose(-2, -1)).transpose(-2, -1)
+
+
+@spelling()
+def scores_wanted_too(q, k, v):
+    scores = q @ k.transpose(-2, -1)
+    return torch.softmax(scores * SCALE, dim=-1) @ v, scores
+
+
+@spelling(kv_heads=1)
+def weights_of_merged_heads_wanted_too(q, k, v):
+    q3, k3, v3 = (y.reshape(-1, y.shape[2], D) for y in (q, k, v))
+    weights = torch.bmm(q3, k3.transpose(1, 2)).mul(SCALE).softmax(-1)
+    shaped = weights.view(q.shape[0], HEADS, q.shape[2], k.shape[2])
+    return torch.bmm(weights, v3).view(q.shape), shaped, shaped.mean(dim=1)
 
 
 @spelling()

@@ -9,6 +9,7 @@ from text_graphs import Golden, assert_same, expressions, parse, read_goldens
 
 from export.graph import laws, shapes
 from export.graph.laws.branches import choose_branch
+from export.graph.laws.casts import name_types
 from export.graph.laws.dimensions import detach_shapes, settle_expand
 from export.graph.laws.einsum import spell_out_einsum
 from export.graph.laws.fold import fold
@@ -20,6 +21,7 @@ LAWS = {
     law.__name__: law
     for law in (
         spell_out_einsum,
+        name_types,
         fold,
         settle_expand,
         choose_branch,

@@ -14,7 +14,7 @@ from export.fuse.contract import Agreement, Block
 from export.fuse.masks.frames import place
 from export.fuse.scores import Stage
 from export.graph.build import Builder
-from export.graph.values import Dim, Refusal, broadcast, dim, dims, label, made_by, rank, same
+from export.graph.values import Dim, broadcast, dim, dims, made_by, rank
 
 _DEEP = -1e30
 """A fill that absorbs every score in float32 and bfloat16, and leaves room to add another mask without -inf."""
@@ -47,11 +47,8 @@ def write_mask(build: Builder, block: Block, agreed: Agreement, key: ir.Value, m
         agreed: Its unified types.
         key: K as it enters the op, [B, Hkv, T, D].
         masked_rows: "keep" or "zero".
-
-    Raises:
-        Refusal: Weights are set to zero after the softmax under a condition that no mask before it has.
     """
-    stages = _hide_zeroed(block)
+    stages = block.scores.stages
     fills = [s.fill for s in stages if s.kind == "fill"]
     if masked_rows == "zero":
         stages = tuple(replace(s, fill=-np.inf) if s.kind == "fill" else s for s in stages)
@@ -99,38 +96,10 @@ def _over_keys(build: Builder, mask: ir.Value, block: Block, key: ir.Value) -> i
     return build("Expand", mask, target, dtype=mask.dtype)
 
 
-def _hide_zeroed(block: Block) -> tuple[Stage, ...]:
-    """Makes -inf the fill of a condition that also zeroes weights after the softmax: the two mean "no such key"."""
-    stages = list(block.scores.stages)
-    for condition, keep_when in block.weights.hidden:
-        wanted = _positive(condition, keep_when)
-        for at, stage in enumerate(stages):
-            if stage.kind == "fill" and stage.value is not None:
-                have = _positive(stage.value, stage.keep_when)
-                if have[1] == wanted[1] and same(have[0], wanted[0]):
-                    stages[at] = replace(stage, fill=-np.inf)
-                    break
-        else:
-            raise Refusal(
-                "K305",
-                f"Weights of {label(block.softmax)} are set to 0 after the softmax under '{condition.name}', "
-                "which does not mask the scores before it.",
-            )
-    if block.weights.hidden and any(s.kind == "fill" and s.fill > -np.inf for s in stages):
-        raise Refusal("K305", f"Weights of {label(block.softmax)} are set to 0 under one of several finite masks only.")
-    return tuple(stages)
-
-
-def _positive(condition: ir.Value, keep_when: bool) -> tuple[ir.Value, bool]:
-    while (negation := made_by(condition, "Not")) is not None and negation.inputs[0] is not None:
-        condition, keep_when = negation.inputs[0], not keep_when
-    return condition, keep_when
-
-
 def _meaning(block: Block, fills: list[float], masked_rows: str) -> str:
     if not fills:
         return "what the float mask says"
-    if block.weights.guarded or block.weights.hidden:
+    if block.weights.guarded:
         return "zero"
     if all(f == -np.inf for f in fills):
         return "zero (NaN before)"

@@ -57,6 +57,7 @@ class Comparison:
         opset: The default opset after.
         masks: An input of the node that is a mask: tensors that only it depends on are drawn as masks.
         masked_rows: The policy for rows without keys that was asked for.
+        also: Further tensors of the new region that `bound` reads.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Comparison:
         *,
         masks: ir.Value | None = None,
         masked_rows: str = "keep",
+        also: Sequence[ir.Value] = (),
     ) -> None:
         self.name = str(node.name)
         self.masked_rows = masked_rows
@@ -79,7 +81,7 @@ class Comparison:
         self.nodes = frozenset(new_cut.nodes)
         self.leaves = {**old_cut.shaped, **new_cut.shaped, **old_cut.leaves, **new_cut.leaves}
         inputs = [v for v in node.inputs if v is not None]
-        inside = [v for v in inputs if str(v.name) not in new_cut.leaves]
+        inside = [v for v in (*inputs, *also) if str(v.name) not in new_cut.leaves]
         data = cut([v for v in inputs if v is not masks], lambda v: str(v.name) in new_cut.leaves)
         self.mask_only = set() if masks is None else set(new_cut.leaves) - set(data.leaves)
         self._ties = cache(lambda: ties(old_cut.nodes))
@@ -195,7 +197,7 @@ def _in_double(data: np.ndarray) -> np.ndarray:
     return data.astype(np.float64) if data.dtype == np.float32 else data
 
 
-LAYOUT = ("Reshape", "Squeeze", "Transpose", "Cast")
+LAYOUT = ("Reshape", "Squeeze", "Transpose", "Cast", "Where", "Mul", "Div")
 """What emitting may put between an op and the tensor it stands for."""
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.fuse.proof.compare import LAYOUT, Arrays, Before, Comparison, visible
+from export.fuse.proof.way import Way
 from export.fuse.rows import Verification
 from export.graph.values import Refusal
 
@@ -80,16 +81,18 @@ def _verify(
     outputs = [_result(node, at, old) for at in places]
     rotates = node.op_type == "RotaryEmbedding"
     mask = node.inputs[3] if len(node.inputs) > 3 and not rotates else None
-    comparison = Comparison(old, node, outputs, opset, masks=mask, masked_rows=masked_rows)
+    ways = [] if rotates else [Way(node.outputs[at], end) for at, end in zip(places, outputs, strict=True)]
+    factors = [value for way in ways for value in way.factors]
+    comparison = Comparison(old, node, outputs, opset, masks=mask, masked_rows=masked_rows, also=factors)
     if comparison.twin is not None and comparison.twin in passed:
         return passed[comparison.twin]
 
     def bound(known: Arrays) -> list[np.ndarray]:
         if rotates:
             return [rotation_bound(node, known)]
-        context, weights = attention_bounds(node, known)
-        by_place = (context, *present_bounds(node, known), weights)
-        return [by_place[at] for at in places]
+        context, inside = attention_bounds(node, known)
+        by_place = (context, *present_bounds(node, known), inside)
+        return [way.carry(by_place[at], known) for at, way in zip(places, ways, strict=True)]
 
     found = comparison.run(bound)
     if comparison.twin is not None:
@@ -124,10 +127,10 @@ def present_bounds(node: ir.Node, known: Arrays) -> tuple[np.ndarray, np.ndarray
 
 
 def attention_bounds(node: ir.Node, known: Arrays) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the float32 error bounds of an Attention's output [B, H, S, Dv] and of its weights [B, H, S, T].
+    """Returns the float32 error bounds of an Attention's output [B, H, S, Dv] and of the [B, H, S, T] inside it.
 
     Args:
-        node: The Attention; its scale, softcap and past are read.
+        node: The Attention; its scale, softcap and past, and which of its inside it gives, are read.
         known: The arrays by name: Q [B, H, S, D], K [B, Hkv, T, D], V [B, Hkv, T, Dv], and the mask, boolean
             (True = attend) or additive, broadcastable to [B, H, S, T].
     """
@@ -155,4 +158,7 @@ def attention_bounds(node: ir.Node, known: Arrays) -> tuple[np.ndarray, np.ndarr
     weights = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0)
     factor = _ATTENTION * _ROUNDOFF * (2.0 + size.max(axis=-1, keepdims=True))
     absolute = factor * (weights @ np.abs(v)) + _ROUNDOFF * np.abs(v).max(axis=-2, keepdims=True)
+    mode = node.attributes["qk_matmul_output_mode"].as_int() if "qk_matmul_output_mode" in node.attributes else 0
+    if mode != 3:  # a score is a dot product: its rounding is relative to its absolute terms
+        return absolute, _ATTENTION * _ROUNDOFF * (1.0 + size)
     return absolute, factor * weights + _ROUNDOFF

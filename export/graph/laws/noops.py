@@ -1,8 +1,8 @@
-"""Law: a node that changes nothing is not there: Identity, same-type Cast, inactive Dropout, same-shape Reshape."""
+"""Law: what changes nothing is not there: Identity, same-type Cast, inactive Dropout, same-shape Reshape, empty Pad."""
 
 import onnx_ir as ir
 
-from export.graph.values import array, dims, made_by, permutation, uniform
+from export.graph.values import array, dims, integers, made_by, permutation, uniform
 
 
 def drop_noops(graph: ir.Graph) -> int:
@@ -34,6 +34,8 @@ def _changes_nothing(node: ir.Node) -> bool:
     if node.op_type == "Transpose":
         perm = permutation(node)
         return perm is not None and perm == tuple(range(len(perm)))
+    if node.op_type == "Pad":
+        return set(integers(node.inputs[1]) or (1,)) == {0} if len(node.inputs) > 1 else False
     if node.op_type in ("Reshape", "Expand"):
         before, after = dims(source), dims(result)
         return before is not None and before == after

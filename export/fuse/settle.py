@@ -1,0 +1,135 @@
+"""Decides what is done to the weights after the softmax: needless, part of the mask, or moved to where it commutes.
+
+    where(c, 0, P) @ V = where(c, 0, P @ V)   c one number a row of queries      (c * P) @ V = c * (P @ V)
+    where(c, 0, P) @ V = P @ where(c^T, 0, V) c one number a key                 (P * c) @ V = P @ (c^T * V)
+
+Zeros that vary over both queries and keys must be zeros already: hidden before the softmax, by a proof (`hidden`) or
+because the same condition fills the scores with a finite number, which may then be -inf.
+"""
+
+from dataclasses import replace
+from math import inf
+
+import onnx_ir as ir
+
+from export.fuse.hidden import Hidden, positive, zero_or_one
+from export.fuse.scores import Scores, Stage
+from export.fuse.weights import Link, Weights
+from export.graph.values import Refusal, dims, label, made_by, same, uniform
+
+
+def settle(softmax: ir.Node, scores: Scores, weights: Weights) -> tuple[Scores, Weights]:
+    """Returns the scores and the weights with every step after the softmax decided.
+
+    Raises:
+        Refusal: A step can neither be proved needless nor moved; the sentence names its node.
+    """
+    zeroed: list[Link] = []
+    for at, link in enumerate(weights.links):
+        if link.kind not in ("zero", "factor") or link.value is None:
+            continue
+        zeros = _as_zeros(link)
+        if zeros is not None and zeros.value is not None and _unmoved(softmax, scores, link):
+            hidden = Hidden(scores)
+            if hidden.key(zeros.value, zeros.when) or hidden.every(zeros.value, zeros.when):
+                absorbed = (*weights.absorbed, *_between(zeros.value, scores))
+                weights = replace(weights, guarded=True, absorbed=absorbed)
+                continue
+            if any(_matches(stage, zeros) for stage in scores.stages):
+                zeroed.append(zeros)
+                weights = replace(weights, guarded=True)
+                continue
+        weights = _moved(softmax, link, weights, at)
+    return _deepened(softmax, scores, zeroed), replace(weights, deepened=tuple(zeroed))
+
+
+def _as_zeros(link: Link) -> Link | None:
+    """Returns a step as zeros under a condition: a factor that is a boolean in numbers is one."""
+    if link.kind == "zero":
+        return link
+    value = link.value
+    while link.when and value is not None and value.dtype != ir.DataType.BOOL:
+        cast = made_by(value, "Cast")
+        if cast is None or not zero_or_one(value):
+            return None
+        value = cast.inputs[0]
+    return replace(link, kind="zero", value=value, when=False) if link.when and value is not None else None
+
+
+def _unmoved(softmax: ir.Node, scores: Scores, link: Link) -> bool:
+    """Says whether the weights at a step are laid out as the scores that the softmax read, and that the masks saw."""
+    shape = dims(link.before)
+    return shape is not None and shape == dims(softmax.outputs[0]) == scores.frame
+
+
+def _matches(stage: Stage, zeros: Link) -> bool:
+    """Says whether a fill of the scores has the very condition under which weights become 0."""
+    if stage.kind != "fill" or stage.value is None or zeros.value is None:
+        return False
+    have, wanted = positive(stage.value, stage.keep_when), positive(zeros.value, not zeros.when)
+    return have[1] == wanted[1] and same(have[0], wanted[0])
+
+
+def _deepened(softmax: ir.Node, scores: Scores, zeroed: list[Link]) -> Scores:
+    """Makes -inf the fill of a condition that also zeroes weights after the softmax: the two mean "no such key"."""
+    if not zeroed:
+        return scores
+    stages = tuple(
+        replace(stage, fill=-inf) if any(_matches(stage, zeros) for zeros in zeroed) else stage
+        for stage in scores.stages
+    )
+    if any(stage.kind == "fill" and stage.fill > -inf for stage in stages):
+        raise Refusal("K305", f"Weights of {label(softmax)} are set to 0 under one of several finite masks only.")
+    return replace(scores, stages=stages)
+
+
+def _moved(softmax: ir.Node, link: Link, weights: Weights, at: int) -> Weights:
+    """Moves a step that is the same for all keys behind the product, one that is the same for all queries onto V."""
+    value, shape = link.value, dims(link.before)
+    length, room = dims(value), weights.value.value
+    if value is None or length is None or shape is None:
+        raise Refusal(
+            "K201", f"The shape of '{None if value is None else value.name}' at {label(link.node)} is not known."
+        )
+    later = weights.links[at + 1 :]
+    still = all(step.kind != "layout" or step.node.op_type == "Transpose" for step in later)
+    upright = not any(step.kind == "layout" and step.node.op_type == "Transpose" for step in weights.links[:at])
+    fits = still and upright and len(length) <= len(shape)
+    if fits and (uniform(value) is not None or not length or length[-1] == 1):
+        return replace(weights, behind=(*weights.behind, link))
+    over_keys = len(length) == 1 or (len(length) > 1 and length[-2] == 1)
+    lead, have = length[:-2], (dims(room) or ())[:-2]
+    within = len(lead) <= len(have) and all(a in (1, b) for a, b in zip(reversed(lead), reversed(have), strict=False))
+    if fits and over_keys and within and (link.kind == "zero" or link.when):
+        return replace(weights, columns=(*weights.columns, link))
+    if link.kind == "zero":
+        raise Refusal(
+            "K305",
+            f"Weights of {label(softmax)} are set to 0 after the softmax under '{value.name}', "
+            "which does not mask the scores before it.",
+        )
+    raise Refusal(
+        "K307",
+        f"{label(link.node)} changes the weights of {label(softmax)} by '{value.name}', "
+        "which varies over queries and keys and is no mask that the scores have.",
+    )
+
+
+def _between(condition: ir.Value, scores: Scores) -> tuple[ir.Node, ...]:
+    """Returns the nodes that compute a condition from the scores: they go when it is needless."""
+    marked, found = {mark.value for mark in scores.marks}, dict[ir.Node, None]()
+
+    seen: dict[ir.Value, bool] = {}
+
+    def walk(value: ir.Value | None, depth: int) -> bool:
+        if value is None or value in marked:
+            return value is not None
+        if value not in seen:
+            node = value.producer()
+            seen[value] = node is not None and depth > 0 and any([walk(v, depth - 1) for v in node.inputs])
+            if seen[value] and node is not None:
+                found[node] = None
+        return seen[value]
+
+    walk(condition, 16)
+    return tuple(found)
