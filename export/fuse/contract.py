@@ -83,10 +83,10 @@ def agree(block: Block) -> Agreement:
 def _check_shown(block: Block, inside: Shown, dtype: ir.DataType, whole: bool) -> None:
     """The op gives [B, H, S, T] in its own type."""
     if not whole:
-        raise Refusal("K204", f"'{inside.value.name}' of {label(block.softmax)} is wanted with its queries split.")
+        raise Refusal("K204", f"{label(block.softmax)} shows '{inside.value.name}' with its queries split.")
     if inside.mode != 3 and block.scores.query.value.dtype != dtype:
         raise Refusal(
-            "K204", f"'{inside.value.name}' of {label(block.softmax)} is wanted more precise than {dtype.name}."
+            "K204", f"{label(block.softmax)} shows '{inside.value.name}' more precise than {dtype.name}, the op's type."
         )
 
 

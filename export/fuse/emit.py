@@ -69,7 +69,7 @@ def emit(block: Block, agreed: Agreement, masked_rows: str) -> Emitted:
         if shown.mode != 3 and mask.open_rows is not None:
             raise Refusal(
                 "K204",
-                f"'{shown.value.name}' is wanted, and {label(block.softmax)} needs other scores for rows without keys.",
+                f"{label(block.softmax)} shows '{shown.value.name}', but needs other scores for rows without keys.",
             )
     node = build.node(
         "Attention",

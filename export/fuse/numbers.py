@@ -13,6 +13,7 @@ import onnx_ir as ir
 from export.graph.values import made_by, uniform
 
 _DEPTH = 8
+_TESTS = ("IsNaN", "IsInf", "Not", "And", "Or", "Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual")
 
 
 @dataclass(frozen=True)
@@ -78,16 +79,15 @@ def selects(
 
 def _truth(value: ir.Value, ranges: Mapping[ir.Value, Range], depth: int) -> _Truth | None:
     """Evaluates a condition on the weights; None where it reads anything else."""
-    node = made_by(value, "IsNaN", "IsInf", "Not", "And", "Or", "Equal", "Less", "Greater", "LessOrEqual",
-                   "GreaterOrEqual")  # fmt: skip
+    node = made_by(value, *_TESTS)
     if node is None or not depth:
         return None
     sources = [v for v in node.inputs if v is not None]
     if node.op_type in ("IsNaN", "IsInf"):
-        source = _weights(sources[0], ranges)
+        source, between = _weights(sources[0], ranges)
         if source is None:
             return None
-        return _Truth(False, node.op_type == "IsNaN" and source.empty == "nan", (node,))
+        return _Truth(False, node.op_type == "IsNaN" and source.empty == "nan", (*between, node))
     if node.op_type in ("Not", "And", "Or"):
         parts = [_truth(v, ranges, depth - 1) for v in sources]
         known = [p for p in parts if p is not None]
@@ -100,9 +100,15 @@ def _truth(value: ir.Value, ranges: Mapping[ir.Value, Range], depth: int) -> _Tr
     return _comparison(node, sources, ranges)
 
 
-def _weights(value: ir.Value, ranges: Mapping[ir.Value, Range]) -> Range | None:
-    size = made_by(value, "Abs")
-    return ranges.get(value if size is None or size.inputs[0] is None else size.inputs[0])
+def _weights(value: ir.Value, ranges: Mapping[ir.Value, Range]) -> tuple[Range | None, tuple[ir.Node, ...]]:
+    """Returns what a tensor can be if it holds the weights, their size or a copy in another type, and by what nodes."""
+    nodes: tuple[ir.Node, ...] = ()
+    while value not in ranges and (node := made_by(value, "Abs", "Cast")) is not None:
+        source, dtype = node.inputs[0], value.dtype
+        if source is None or dtype is None or not dtype.is_floating_point():
+            break
+        value, nodes = source, (node, *nodes)
+    return ranges.get(value), nodes
 
 
 def _logic(op: str, parts: list[bool | None]) -> bool | None:
@@ -121,7 +127,8 @@ def _comparison(node: ir.Node, sources: list[ir.Value], ranges: Mapping[ir.Value
         holds = node.op_type in ("Equal", "LessOrEqual", "GreaterOrEqual")
         return None if found is None else _Truth(holds, holds and found.empty == "zero", (node,))
     swapped = uniform(left) is not None
-    number, found = (uniform(left), _weights(right, ranges)) if swapped else (uniform(right), _weights(left, ranges))
+    number = uniform(left if swapped else right)
+    found, between = _weights(right if swapped else left, ranges)
     if number is None or found is None:
         return None
     tests = {
@@ -133,10 +140,8 @@ def _comparison(node: ir.Node, sources: list[ir.Value], ranges: Mapping[ir.Value
     }
     mirrored = {"Less": "Greater", "Greater": "Less", "LessOrEqual": "GreaterOrEqual", "GreaterOrEqual": "LessOrEqual"}
     op = mirrored.get(node.op_type, node.op_type) if swapped else node.op_type
-    nodes = (node, *(n for v in sources if (n := made_by(v, "Abs")) is not None))
-    if found.empty == "nan":
-        return _Truth(tests[op], False, nodes)  # a comparison with NaN never holds
-    return _Truth(tests[op], tests[op] if tests[op] is not None else None, nodes)
+    nan = found.empty == "nan"  # a comparison with NaN never holds
+    return _Truth(tests[op], False if nan else tests[op], (*between, node))
 
 
 def _below(number: float, *, strict: bool) -> bool | None:

@@ -55,7 +55,8 @@ def shown(softmax: ir.Node, scores: Scores, weights: Weights) -> Shown | None:
                 break
             if back is not None:
                 raise Refusal(
-                    "K303", f"'{candidate.value.name}' is read by what enters the attention, at {label(back)}."
+                    "K303",
+                    f"What enters the attention depends on '{candidate.value.name}' inside it, at {label(back)}.",
                 )
         return candidate
     raise _read_elsewhere(softmax, scores, weights, inside)

@@ -101,19 +101,21 @@ def follow(softmax: ir.Node) -> Weights:
         products = ", ".join(label(w.product) for w in found)
         raise Refusal("K301", f"The weights of {label(softmax)} are used by {products}: one attention has one V.")
     if not found:
-        raise refusals[0]
+        raise max(refusals, key=lambda r: (r[1].code != "K304", r[0]))[1]
     return found[0]
 
 
-def _search(softmax: ir.Node, current: ir.Value, way: _Way, depth: int) -> tuple[list[Weights], list[Refusal]]:
-    """Returns every way from `current` to a product with V, and why the others end."""
+def _search(
+    softmax: ir.Node, current: ir.Value, way: _Way, depth: int
+) -> tuple[list[Weights], list[tuple[int, Refusal]]]:
+    """Returns every way from `current` to a product with V, and after how many steps and why the others end."""
     found: list[Weights] = []
-    refusals: list[Refusal] = []
+    refusals: list[tuple[int, Refusal]] = []
     for user in dict.fromkeys(node for node, _ in current.uses()):
         try:
             end = _product(user, current, way)
         except Refusal as refusal:
-            refusals.append(refusal)
+            refusals.append((len(way.links), refusal))
             continue
         if end is not None:
             found.append(end)
@@ -122,7 +124,7 @@ def _search(softmax: ir.Node, current: ir.Value, way: _Way, depth: int) -> tuple
             ends, why = _search(softmax, link.result, after, depth - 1)
             found += ends
             refusals += why
-    return found, [*refusals, _no_product(softmax, current)]
+    return found, [*refusals, (len(way.links), _no_product(softmax, current))]
 
 
 def _product(node: ir.Node, current: ir.Value, way: _Way) -> Weights | None:
