@@ -33,7 +33,7 @@ def test_writes_the_model_and_the_report(model: Path, tmp_path: Path, capsys) ->
     assert model.read_bytes() == before
     assert attention_ops(out) == 1
     rows = json.loads(report.read_text())
-    assert set(rows) == {"schema", "attentions", "summary"}
+    assert set(rows) == {"schema", "attentions", "summary", "rotations"}
     assert rows["schema"] == 1
     assert rows["summary"] == {"found": 2, "fused": 1, "kept": 1, "already": 0}
     assert all(set(row) >= ROW for row in rows["attentions"])
