@@ -59,6 +59,7 @@ def agree(block: Block) -> Agreement:
         Refusal: Something does not fit one Attention op; the sentence says what.
     """
     _check_axis(block.softmax)
+    _check_place(block)
     query, key_t = operand_dims(block.scores.query), operand_dims(block.scores.key_t)
     value = operand_dims(block.weights.value)
     frame = block.scores.frame
@@ -192,3 +193,12 @@ def _check_stage(stage: Stage, block: Block) -> None:
         have, room = dim(tensor, -at), frame[-at]
         if have != room and room == 1:
             raise Refusal("K209", f"The mask '{stage.value.name}' widens the scores from 1 to {have}.")
+
+
+def _check_place(block: Block) -> None:
+    """Tensors may come from the graph around a body; the steps themselves stand in one."""
+    for node in (*block.scores.nodes, *block.weights.nodes):
+        if node.graph is not block.softmax.graph:
+            raise Refusal(
+                "K211", f"{label(node)} and {label(block.softmax)} stand in different graphs, one a body of the other."
+            )

@@ -1,8 +1,5 @@
 """The order of fusing: inline, raise the opset, apply laws, read every Softmax, emit, tidy, verify, report."""
 
-import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,7 +10,7 @@ from export.fuse.contract import Block, agree
 from export.fuse.describe import describe
 from export.fuse.describe_rotations import describe_rotations
 from export.fuse.emit import Emitted, emit
-from export.fuse.opset import raise_opset
+from export.fuse.prepare import collector_paused, prepared, unreachable
 from export.fuse.reader import read_scores
 from export.fuse.rotary_embedding.fuse_rotations import fuse_rotations
 from export.fuse.rotary_embedding.repair import repair_rotations
@@ -22,7 +19,8 @@ from export.fuse.settle import settle
 from export.fuse.tidy import tidy
 from export.fuse.weights import follow
 from export.graph import shapes
-from export.graph.laws import apply_laws, fold_all
+from export.graph.laws import apply_laws
+from export.graph.opset import raise_opset
 from export.graph.source_lines import source_line
 from export.graph.values import Refusal, graphs
 from export.rules import rule
@@ -84,7 +82,17 @@ def fuse(model: ir.Model, options: Options = Options()) -> FuseResult:
         model: Any ONNX model of opset 13 or later; not changed.
         options: Whether to verify, and what rows without keys mean.
     """
-    base = _prepared(model)
+    result, functions = _fuse(model, options, whole=False)
+    if functions and any(row.status == "kept" for row in result.attentions):
+        again, _ = _fuse(model, options, whole=True)
+        return again if again.summary.fused > result.summary.fused else result
+    return result
+
+
+def _fuse(model: ir.Model, options: Options, *, whole: bool) -> tuple[FuseResult, bool]:
+    """Fuses with all functions inlined, or only those that may hold attention; says whether functions are left."""
+    base = prepared(model, whole=whole)
+    left = bool(base.functions)
     repaired = {str(n.name) for g in graphs(base) for n in repair_rotations(g)}
     refused: dict[str, Refusal] = {}
     while True:
@@ -92,7 +100,7 @@ def fuse(model: ir.Model, options: Options = Options()) -> FuseResult:
         draft = _attempt(shapes.copy(base) if options.verify else base, options, refused)
         if not (draft.emitted or draft.rotated or draft.cached or repaired):
             rotations = describe_rotations(model, (), (), draft.unrotated, {})
-            return FuseResult(model.clone(), (*_already(model), *draft.kept), rotations)
+            return FuseResult(model.clone(), (*_already(model), *draft.kept), rotations), left
         verified: dict[str, Verification] = {}
         if options.verify:
             from export.fuse.proof.verify import verify
@@ -106,46 +114,10 @@ def fuse(model: ir.Model, options: Options = Options()) -> FuseResult:
         shapes.clean(draft.model)
         rotated = [str(node.name) for node in draft.rotated]
         rotations = describe_rotations(draft.model, rotated, repaired, draft.unrotated, verified)
-        return FuseResult(draft.model, _rows(draft, verified), rotations)
+        return FuseResult(draft.model, _rows(draft, verified), rotations), left
 
 
-def _prepared(model: ir.Model) -> ir.Model:
-    """Returns a copy of the model with one graph, named blocks, shapes, and every constant computed.
-
-    Constants are computed once, in their own precision, for both sides of the verification.
-    """
-    with _collector_paused():
-        base = model.clone()
-        common.InlinePass()(base)
-        _name(base)
-        shapes.infer(base)
-        fold_all(base)
-    return base
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Pauses Python's cycle collector: it would walk the whole graph for every few thousand nodes that are made."""
-    running = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if running:
-            gc.enable()
-
-
-def _name(model: ir.Model) -> None:
-    """Gives every Softmax, Attention and RotaryEmbedding a name of its own: blocks are told apart by it."""
-    taken: set[str | None] = {None, ""}
-    for graph in graphs(model):
-        for node in graph:
-            if node.op_type in ("Softmax", "Attention", "RotaryEmbedding"):
-                node.name = node.outputs[0].name if node.name in taken else node.name
-                taken.add(node.name)
-
-
-@_collector_paused()
+@collector_paused()
 def _attempt(model: ir.Model, options: Options, refused: dict[str, Refusal]) -> _Draft:
     """Fuses what can be fused in `model`, in place, but for the blocks that were refused."""
     draft = _Draft(model)
@@ -172,6 +144,7 @@ def _attempt(model: ir.Model, options: Options, refused: dict[str, Refusal]) -> 
                     draft.emitted.append((node, _fuse_one(node, options)))
                 except Refusal as refusal:
                     draft.kept.append(_kept(node, refusal))
+    draft.kept += [_kept(node, refusal) for node, refusal in unreachable(draft.model)]
     if forbidden is None and (draft.emitted or draft.rotated or _has_attention(draft.model)):
         draft.cached = tidy(draft.model, refused)
     return draft

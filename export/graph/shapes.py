@@ -51,9 +51,39 @@ def clean(model: ir.Model) -> None:
 
 
 def _infer_all(model: ir.Model, known: Known) -> None:
+    _forget_names(model, known)
+    carried = _carried(model)
+    for loop, at, init, _ in carried:
+        loop.replace_input_with(at, ir.Value(name=init.name, type=init.type))
+    _infer_with_library(model)
+    for loop, at, init, _ in carried:
+        loop.replace_input_with(at, init)
+    ranks = [(inner, len(init.shape)) for _, _, init, inner in carried if init.shape is not None]
+    for inner, length in ranks:
+        inner.shape = ir.Shape([ir.SymbolicDim(None)] * length)
+    if ranks:
+        _infer_all(model, known)
+
+
+def _carried(model: ir.Model) -> list[tuple[ir.Node, int, ir.Value, ir.Value]]:
+    """Returns what enters the Loops of a model and what it is called inside, where that has no shape of its own.
+
+    The library takes the shape before the first round for that of every round; a cache that grows has another.
+    """
+    loops = [node for graph in graphs(model) for node in graph if node.op_type == "Loop" and node.domain == ""]
+    found = []
+    for node in loops:
+        inside = node.attributes["body"].as_graph().inputs
+        for at in range(2, min(len(node.inputs), len(inside))):
+            init = node.inputs[at]
+            if init is not None and inside[at].shape is None:
+                found.append((node, at, init, inside[at]))
+    return found
+
+
+def _infer_with_library(model: ir.Model) -> None:
     from onnx_shape_inference import ShapeInferenceError, infer_symbolic_shapes
 
-    _forget_names(model, known)
     library = logging.getLogger("onnx_shape_inference")
     level = library.level
     library.setLevel(logging.ERROR)

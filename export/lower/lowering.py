@@ -113,10 +113,11 @@ def for_ort_check(model: ir.Model) -> ir.Model:
 def _inline(model: ir.Model, row: Target) -> list[Step]:
     if not model.functions:
         return []
-    from onnx_ir.passes.common import InlinePass
+    from export.graph.functions import inline
 
-    count = len(model.functions)
-    InlinePass()(model)
+    count = inline(model)
+    if not count:
+        return []
     why = f"{row.title} is given plain nodes, because a function's name may be an operator's."
     return [Step(model.graph.name or "model", f"inline {count} functions", why)]
 

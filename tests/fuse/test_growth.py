@@ -8,7 +8,7 @@ import onnx_ir as ir
 import pytest
 from text_graphs import parse
 
-from export.fuse import Options, engine, fuse
+from export.fuse import Options, fuse, prepare
 from export.graph import refresh, shapes
 from export.graph.values import graphs
 
@@ -134,7 +134,7 @@ def test_what_inference_noted_for_itself_is_not_in_the_result() -> None:
 
 def test_the_collector_runs_again_after_fusing() -> None:
     assert gc.isenabled()
-    with pytest.raises(RuntimeError), engine._collector_paused():
+    with pytest.raises(RuntimeError), prepare.collector_paused():
         assert not gc.isenabled()
         raise RuntimeError
     assert gc.isenabled()

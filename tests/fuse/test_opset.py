@@ -7,7 +7,8 @@ import pytest
 from onnx import defs
 from text_graphs import assert_same, check, parse
 
-from export.fuse import fuse, opset
+from export.fuse import fuse
+from export.graph import opset
 
 ATTENTION = """
   s = MatMul(q, k)

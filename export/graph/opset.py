@@ -4,6 +4,8 @@ Between opsets 13 and 24 nearly every new operator version only admits more elem
 or form are listed here: each has an adapter, or stops the raise. (Source: the operator changelog of the ONNX standard.)
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
@@ -47,8 +49,28 @@ def raise_opset(model: ir.Model, target: int = ATTENTION_OPSET) -> int:
         raise Refusal(
             "K901", f"The graph has opset {had}; below {_OLDEST} the operators' meaning differs. Export again."
         )
-    nodes = [node for graph in graphs(model) for node in graph if node.domain in ("", "ai.onnx")]
+    bodies: list[ir.Graph] = list(graphs(model))
+    for function in model.functions.values():
+        bodies += [function.graph, *function.graph.subgraphs()]
+    raise_nodes([node for graph in bodies for node in graph], had, target)
+    model.graph.opset_imports[""] = target
+    for imports in [*(b.opset_imports for b in bodies), *(f.opset_imports for f in model.functions.values())]:
+        if "" in imports:  # a function may not mean another opset than the model's
+            imports[""] = target
+    model.ir_version = max(model.ir_version, 10)
+    return had
+
+
+def raise_nodes(nodes: Sequence[ir.Node], had: int, target: int) -> None:
+    """Rewrites nodes of one opset as those of a later one, in place.
+
+    Raises:
+        Refusal: A node changed its meaning on the way and has no adapter; nothing was changed then.
+    """
+    nodes = [node for node in nodes if node.domain in ("", "ai.onnx")]
     for node in nodes:
+        if had < 18 <= target and "axes" in node.attributes and node.attributes["axes"].is_ref():
+            raise Refusal("K902", f"{label(node)} has the axes of its function, which are an input from opset 18 on.")
         changed = _CHANGED.get(node.op_type)
         if node.op_type == "BatchNormalization" and len(node.outputs) == 1:
             continue  # at inference nothing changed
@@ -59,16 +81,10 @@ def raise_opset(model: ir.Model, target: int = ATTENTION_OPSET) -> int:
                 f"to {target}. Export with opset {changed[0]} or later.",
             )
     for node in nodes:
-        if had < 18:
+        if had < 18 <= target:
             _adapt_to_18(node)
         if node.version is not None:
             node.version = None
-    model.graph.opset_imports[""] = target
-    for graph in graphs(model):
-        if "" in graph.opset_imports:
-            graph.opset_imports[""] = target
-    model.ir_version = max(model.ir_version, 10)
-    return had
 
 
 def _adapt_to_18(node: ir.Node) -> None:
