@@ -76,7 +76,7 @@ def _may_hold_attention(function: ir.Function, model: ir.Model) -> bool:
 
 
 def _tell_apart(model: ir.Model) -> None:
-    """Gives every tensor, and every Softmax, Attention and RotaryEmbedding, a name of its own: two branches may use a name each."""
+    """Gives tensors, and what blocks are told apart by, names of their own: two branches may use one name each."""
     tensors: set[str | None] = {None, ""}
     nodes: set[str | None] = {None, ""}
     for graph in graphs(model):
