@@ -8,6 +8,7 @@ import onnx_ir.passes.common as common
 from export.fuse.cache import absorb_caches
 from export.fuse.heads import share_heads
 from export.graph import shapes
+from export.graph.laws.layout import turn_outside
 from export.graph.laws.noops import drop_noops, join_reshapes, join_transposes
 from export.graph.values import graphs
 
@@ -41,5 +42,5 @@ def tidy(model: ir.Model, refused: Container[str | None] = ()) -> list[ir.Node]:
 def _settle(graph: ir.Graph) -> None:
     """Each law can make room for the others; inverse pairs cancel within a few rounds."""
     for _ in range(4):
-        if not join_transposes(graph) + drop_noops(graph) + join_reshapes(graph):
+        if not join_transposes(graph) + drop_noops(graph) + join_reshapes(graph) + turn_outside(graph):
             return

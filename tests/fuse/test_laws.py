@@ -13,6 +13,7 @@ from export.graph.laws.casts import name_types
 from export.graph.laws.dimensions import detach_shapes, settle_expand
 from export.graph.laws.einsum import spell_out_einsum
 from export.graph.laws.fold import fold
+from export.graph.laws.layout import turn_outside
 from export.graph.laws.noops import drop_noops, join_reshapes, join_transposes
 
 GOLDENS = read_goldens((Path(__file__).parent / "goldens" / "laws.txt").read_text())
@@ -29,6 +30,7 @@ LAWS = {
         drop_noops,
         join_transposes,
         join_reshapes,
+        turn_outside,
     )
 }
 

@@ -11,11 +11,21 @@ from export.graph.laws.casts import name_types
 from export.graph.laws.dimensions import detach_shapes, settle_expand
 from export.graph.laws.einsum import spell_out_einsum
 from export.graph.laws.fold import fold
+from export.graph.laws.layout import turn_outside
 from export.graph.laws.noops import drop_noops, join_reshapes, join_transposes
 from export.graph.values import graphs
 
 _CONSTANTS = (fold, settle_expand, choose_branch)
-_LAWS = (*_CONSTANTS, name_types, detach_shapes, spell_out_einsum, drop_noops, join_reshapes, join_transposes)
+_LAWS = (
+    *_CONSTANTS,
+    name_types,
+    detach_shapes,
+    spell_out_einsum,
+    drop_noops,
+    join_reshapes,
+    turn_outside,
+    join_transposes,
+)
 _ROUNDS = 6
 """Folding one constant lets shapes be inferred that let the next be folded; real graphs settle within three rounds."""
 

@@ -1,4 +1,4 @@
-"""Law: what changes nothing is not there: Identity, same-type Cast, inactive Dropout, same-shape Reshape, empty Pad."""
+"""Law: what changes nothing is not there: Identity, same-type Cast, same-shape Reshape, Concat of one, empty Pad..."""
 
 import onnx_ir as ir
 
@@ -27,6 +27,8 @@ def _changes_nothing(node: ir.Node) -> bool:
         return False
     if node.op_type == "Identity":
         return True
+    if node.op_type == "Concat":
+        return len(node.inputs) == 1
     if node.op_type == "Cast":
         return source.dtype is not None and source.dtype == result.dtype
     if node.op_type == "Dropout":
