@@ -159,6 +159,11 @@ def _types(block: Block) -> tuple[ir.DataType, ir.DataType | None]:
     softmax = block.softmax.inputs[0].dtype if block.softmax.inputs[0] is not None else None
     if query is None or value is None or key != query:
         raise Refusal("K205", f"Q, K and V at {label(block.softmax)} have types {query}, {key} and {value}.")
+    added = [stage.value.dtype for stage in block.scores.stages if stage.value is not None]
+    if ir.DataType.DOUBLE in (query, value, *added):
+        raise Refusal(
+            "K219", f"{label(block.softmax)} computes in double; Attention's scale is a float, and so are its kernels."
+        )
     narrow, wide = sorted((query, value), key=lambda dtype: dtype.itemsize)
     operands = [block.scores.query.value, block.scores.key_t.value, block.weights.value.value]
     widened = narrow.itemsize < wide.itemsize and all(v.dtype == narrow or _uncast(v, narrow) for v in operands)

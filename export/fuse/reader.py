@@ -158,6 +158,8 @@ def _scaled_by_tensor(node: ir.Node, scores: Scores, factor: ir.Value) -> Scores
         raise Refusal("K107", f"{label(node)} widens the scores {list(scores.frame)} by a factor {list(shape)}.")
     if scores.stages or scores.softcap is not None:
         raise Refusal("K108", f"{label(node)} multiplies scores that already hold a mask or softcap by a tensor.")
+    if dims(scores.query.value) is None or scores.frame[:-2] != (dims(scores.query.value) or ())[:-2]:
+        raise Refusal("K108", f"{label(node)} multiplies scores that were reshaped by a tensor.")
     if scores.query.factor is not None or scores.query.swapped:
         raise Refusal("K108", f"{label(node)} is a second tensor that multiplies the scores.")
     return replace(scores, query=replace(scores.query, factor=factor))

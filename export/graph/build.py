@@ -7,6 +7,9 @@ import onnx_ir as ir
 
 Attribute = int | float | str | Sequence[int]
 
+_WRITTEN = "attnproof.written"
+"""Marks a value whose name was made up here; the names of the file's author say what the fused graph is checked at."""
+
 
 class Builder:
     """Inserts nodes before an anchor node and names them after it."""
@@ -62,6 +65,8 @@ class Builder:
             metadata_props=dict(self._anchor.metadata_props),
         )
         self._graph.insert_before(self._anchor, node)
+        for value in outputs:
+            value.meta[_WRITTEN] = True
         return node
 
     def constant(self, data: np.ndarray) -> ir.Value:
@@ -92,3 +97,13 @@ def take_place(old: ir.Value, new: ir.Value) -> None:
     old.name = f"{name}/replaced"
     new.name, new.doc_string = name, old.doc_string
     new.metadata_props.update(old.metadata_props)
+    new.meta[_WRITTEN] = old.meta.get(_WRITTEN, False)
+
+
+def bypass(result: ir.Value, source: ir.Value) -> None:
+    """Lets `source` be read instead of `result`, which is equal to it; of two names the author's is kept."""
+    result.replace_all_uses_with(source)
+    if source.meta.get(_WRITTEN) and not result.meta.get(_WRITTEN):
+        name, result.name = result.name, f"{result.name}/bypassed"
+        source.name = name
+        source.meta[_WRITTEN] = False

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from export.fuse.contract import Agreement, Block
 from export.fuse.masks.frames import place
+from export.fuse.masks.open_rows import fits, narrowed, sees
 from export.fuse.scores import Stage
 from export.graph.build import Builder
 from export.graph.values import Dim, broadcast, dim, dims, made_by, rank
@@ -61,13 +62,28 @@ def write_mask(build: Builder, block: Block, agreed: Agreement, key: ir.Value, m
         return Mask(_over_keys(build, _all(build, conditions), block, key), "bool", meaning)
     kind = "float" if not fills else "bool+float" if len(conditions) < len(masking) else "bool"
     absorbs = _absorbs(stages, agreed.dtype)
-    value = _replay(build, block, stages, conditions, agreed.dtype, _DEEP if absorbs else None)
-    finite = any(s.kind == "fill" and s.fill > -np.inf for s in stages)
+    value = _replay(build, block, stages, conditions, _replayed_in(block, agreed), _DEEP if absorbs else None)
+    seen: list[ir.Value] = []
+    if any(s.kind == "fill" and s.fill > -np.inf for s in stages) and not absorbs:
+        seen = sees(stages, conditions, value, block, build)
+    if value.dtype != agreed.dtype:
+        if fits(stages, agreed.dtype):
+            value = build("Cast", value, dtype=agreed.dtype, shape=value.shape, to=int(agreed.dtype))
+        else:
+            value, held = narrowed(build, value, agreed.dtype)
+            seen = [*seen, held]
     open_rows = None
-    if finite and not absorbs:
-        seen = build("Cast", _all(build, conditions), dtype=agreed.dtype, to=int(agreed.dtype))
-        open_rows = build("ReduceMax", seen, build.axes(-1), dtype=agreed.dtype, keepdims=1)
+    if seen:
+        some = build("Cast", _all(build, seen), dtype=agreed.dtype, to=int(agreed.dtype))
+        open_rows = build("ReduceMax", some, build.axes(-1), dtype=agreed.dtype, keepdims=1)
     return Mask(_over_keys(build, value, block, key), kind, meaning, open_rows)
+
+
+def _replayed_in(block: Block, agreed: Agreement) -> ir.DataType:
+    """The type in which masks are added up: the scores' own, where Q's is narrower and might not hold them."""
+    scores = block.softmax.inputs[0]
+    own = scores.dtype if scores is not None else None
+    return own if own is not None and own.itemsize > agreed.dtype.itemsize else agreed.dtype
 
 
 def _absorbs(stages: tuple[Stage, ...], dtype: ir.DataType) -> bool:
@@ -147,7 +163,7 @@ def _replay(
     for stage in stages:
         if stage.kind == "scale":
             if total is not None:
-                total = build("Mul", total, build.number(stage.fill, dtype), dtype=dtype, shape=_shape(shape))
+                total = _scaled(build, total, stage.fill, dtype, _shape(shape))
         elif stage.kind == "fill":
             keep = next(waiting)
             shape = _joint(shape, dims(keep))
@@ -168,6 +184,13 @@ def _replay(
     if total is None:
         raise TypeError("a block without masking stages has no mask to replay")
     return total
+
+
+def _scaled(build: Builder, total: ir.Value, factor: float, dtype: ir.DataType, shape: ir.Shape | None) -> ir.Value:
+    """Multiplies by a factor, or divides where it was a divisor that the type holds better than its reciprocal."""
+    off = [abs(float(np.asarray(x).astype(dtype.numpy())) - x) / x for x in (factor, 1.0 / factor)]
+    op, number = ("Div", 1.0 / factor) if off[1] < off[0] else ("Mul", factor)
+    return build(op, total, build.number(number, dtype), dtype=dtype, shape=shape)
 
 
 def _shape(shape: tuple[Dim, ...] | None) -> ir.Shape | None:

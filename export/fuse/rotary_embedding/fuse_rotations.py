@@ -122,8 +122,11 @@ def _write(node: ir.Node, rotation: Rotation, tables: Tables, caches: dict[tuple
     for table in (cos, sin):
         x = widen(build, x, table)
     before = (dims(x) or ())[:-1]
-    if x.dtype is None or {cos.dtype, sin.dtype} != {x.dtype}:
-        raise Refusal("R103", f"{label(node)} rotates {x.dtype} by tables of another type.")
+    if x.dtype in (None, ir.DataType.DOUBLE) or {cos.dtype, sin.dtype} != {x.dtype}:
+        raise Refusal(
+            "R103",
+            f"{label(node)} rotates {x.dtype} by tables of {cos.dtype}; the op has one type for both, not double.",
+        )
     rows = []
     for product, table in ((rotation.cos, cos), (rotation.sin, sin)):
         key = (product, half, layout.axes, *(before[axis] for axis in layout.rows if axis is not None))

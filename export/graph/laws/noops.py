@@ -2,6 +2,7 @@
 
 import onnx_ir as ir
 
+from export.graph.build import bypass
 from export.graph.values import array, dims, integers, made_by, permutation, uniform
 
 
@@ -15,7 +16,7 @@ def drop_noops(graph: ir.Graph) -> int:
                 continue
             if source.shape is None:
                 source.shape = result.shape
-            result.replace_all_uses_with(source)
+            bypass(result, source)
             graph.remove(node, safe=True)
             dropped += 1
     return dropped
@@ -86,7 +87,7 @@ def join_reshapes(graph: ir.Graph) -> int:
         shape = dims(source)
         if source is None or shape is None or shape != dims(result) or result.is_graph_output():
             continue
-        result.replace_all_uses_with(source)
+        bypass(result, source)
         graph.remove(node, safe=True)
         joined += 1
     return joined
