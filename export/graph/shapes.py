@@ -1,14 +1,14 @@
-"""Symbolic shapes for every value of a graph; with `refresh.py` all that knows the (alpha) inference library."""
+"""Symbolic shapes for every value of a graph; with `refresh.py` and `lessons.py` all that knows the (alpha) inference library."""
 
 import logging
 import re
 import warnings
 from collections.abc import Iterator
-from functools import cache, lru_cache
-from typing import Any
+from functools import lru_cache
 
 import onnx_ir as ir
 
+from export.graph.lessons import teach
 from export.graph.refresh import Known, forget, names_in, refresh, remember
 from export.graph.values import graphs
 
@@ -21,7 +21,7 @@ def infer(model: ir.Model) -> None:
     A value whose shape cannot be inferred keeps what the exporter recorded; nothing is guessed. Called again after a
     law, it infers again what the law changed.
     """
-    _teach()
+    teach()
     held = [(tensor, tensor.name) for tensor in _constants(model)]
     _type_constants(model)
     known = Known(name for value in model.graph.inputs for name in _names(value.shape))
@@ -154,40 +154,6 @@ def _names(shape: ir.Shape | None) -> set[str]:
     """Returns the identifiers in a shape's symbols and expressions."""
     texts = [d.value for d in shape or () if not isinstance(d, int) and d.value is not None]
     return {name for text in texts for name in names_in(text)}
-
-
-@cache
-def _teach() -> None:
-    """Adds what the library does not know: a ConstantOfShape whose shape is computed (a causal mask's `ones(n, n)`).
-
-    And what it takes long for: a Constant, of which there are more than of anything else, is typed here already. And
-    the name `ceiling`, which its own arithmetic on a strided Slice writes and its parsers then refuse.
-    """
-    import onnx_ir._symbolic_shapes as onnx_parser
-    import onnx_shape_inference._symbolic_shapes as parser
-    import sympy
-    from onnx_shape_inference import registry
-
-    for table in (getattr(onnx_parser, "_ALLOWED_FUNCTIONS", {}), getattr(parser, "ALLOWED_FUNCTIONS", {})):
-        table.setdefault("ceiling", sympy.ceiling)
-    registry.collect()
-    infer_constant = registry.get("", "Constant", version=13)
-
-    def infer_untyped_constant(context: Any, node: ir.Node) -> None:
-        if infer_constant is not None and (node.outputs[0].const_value is None or node.outputs[0].shape is None):
-            infer_constant(context, node)
-
-    def infer_constant_of_shape(context: Any, node: ir.Node) -> None:
-        shape, value = node.inputs[0], node.attributes.get("value")
-        known = context.get_symbolic_value(shape) if shape is not None else None
-        dtype = value.as_tensor().dtype if value is not None else ir.DataType.FLOAT
-        constant = ir.convenience.get_const_tensor(shape) if shape is not None else None
-        if constant is not None:
-            known = [int(x) for x in constant.numpy().reshape(-1)]
-        context.set_shape_and_dtype(node.outputs[0], None if known is None else ir.Shape(list(known)), dtype)
-
-    registry.register("", "ConstantOfShape", since_version=10)(infer_constant_of_shape)
-    registry.register("", "Constant", since_version=2)(infer_untyped_constant)
 
 
 def _normalise(value: ir.Value) -> None:

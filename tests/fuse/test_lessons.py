@@ -1,0 +1,45 @@
+"""What the shape inference library is told: each lesson, on a graph that shows it."""
+
+import onnx_ir as ir
+import pytest
+from onnx import parser
+
+from export.graph import shapes
+from export.graph.values import dims
+
+
+def inferred(inputs: str, body: str, constants: str = "") -> dict[str, ir.Value]:
+    """Returns the values of a graph by name, with their shapes inferred."""
+    text = f'<ir_version: 10, opset_import: ["" : 18]> lesson ({inputs}) => (y) <{constants}> {{ {body} }}'
+    model = ir.from_proto(parser.parse_model(text))
+    shapes.infer(model)
+    return {str(v.name): v for node in model.graph for v in node.outputs}
+
+
+def test_a_strided_slice_has_half_the_length_and_is_inferred_twice() -> None:
+    body = """
+        half = Slice(x, from, to, axes, by)
+        again = Slice(half, from, to, axes, by)
+        y = Relu(again)
+    """
+    constants = "int64[1] from = {0}, int64[1] to = {9223372036854775807}, int64[1] axes = {1}, int64[1] by = {2}"
+    found = inferred("float[batch, length] x", body, constants)
+    assert dims(found["half"]) == ("batch", "ceiling(length/2)")
+    assert dims(found["y"]) == ("batch", "ceiling(length/4)")
+
+
+def test_a_slice_to_an_unknown_end_leaves_the_other_axes_alone() -> None:
+    body = "y = Slice(x, from, to, axes)"
+    found = inferred("float[batch, heads, 64, 64] x, int64[1] to", body, "int64[1] from = {0}, int64[1] axes = {-2}")
+    batch, heads, cut, kept = dims(found["y"]) or ()
+    assert (batch, heads, kept) == ("batch", "heads", 64) and cut != 64
+
+
+@pytest.mark.parametrize("order", ["cut, x", "x, cut"])
+def test_a_name_with_a_meaning_outlasts_one_without(order: str) -> None:
+    """`cut` has an axis that nobody named, which may be 1; the sum is as long as x there."""
+    body = f"cut = Slice(table, from, to, axes)  y = Add({order})"
+    found = inferred(
+        "float[length] x, float[64] table, int64[1] to", body, "int64[1] from = {0}, int64[1] axes = {0}"
+    )
+    assert dims(found["y"]) == ("length",)
