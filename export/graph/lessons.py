@@ -1,6 +1,7 @@
 """What the shape inference library does not know or takes wrong, told to it once."""
 
 import re
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -78,7 +79,7 @@ def _broadcast() -> None:
     """Of two different names on one axis the library takes the first; one without a meaning may just as well be 1."""
     import onnx_shape_inference._broadcast as library
 
-    original = library._broadcast_dim
+    original: Callable[..., int | ir.SymbolicDim | None] = library._broadcast_dim
 
     def broadcast_dim(one: int | ir.SymbolicDim, two: int | ir.SymbolicDim) -> int | ir.SymbolicDim | None:
         if isinstance(one, ir.SymbolicDim) and isinstance(two, ir.SymbolicDim) and _NAMELESS.fullmatch(one.value or ""):

@@ -1,4 +1,4 @@
-"""Symbolic shapes for every value of a graph; with `refresh.py` and `lessons.py` all that knows the (alpha) inference library."""
+"""Symbolic shapes of every value of a graph: with `refresh.py`, `lessons.py` all that knows the (alpha) library."""
 
 import logging
 import re

@@ -9,6 +9,7 @@ what PyTorch gives or what the export gives.
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,13 @@ from export.lower import lower
 from export.parity import ParityCase
 from export.parity.compare import Expected, compare
 from export.parity.precision import precision
-from export.parity.reference import Reference
+from export.parity.reference import Reference, Truth
 
 Cases = dict[str, str]
 """{case: "ok", or what is wrong}."""
+
+Runner = OrtRunner | str
+"""A model that can be run, or why it cannot."""
 
 OK = "ok"
 AS_EXPORTED = "as the export, which differs from PyTorch"
@@ -123,27 +127,28 @@ def judge(entry: Entry, impl: str, routes: tuple[str, ...], folder: Path, *, num
             return []
         raise
     counted = count(module, tuple(corpus_module.draw(entry, 0).values()))
-    rows, stages = [], {}
+    rows, bench = [], Bench(entry, module)
     for route in routes:
         row = Row(entry.name, impl, route, counted.blocks, counted.peak)
         rows.append(row)
         exported = export(entry, impl, route, folder, module)
         row.failed = exported.reason
         if exported.path is not None:
-            stages |= {f"{route} exported": _opened(exported.path), f"{route} fused": _fused(row, exported.path)}
-    if stages and numbers:
-        _run(rows, stages, entry, module)
+            fused = _fused(row, exported.path)
+            if numbers:
+                row.exported, row.fused = bench.compare(opened(exported.path), fused)
     return rows
 
 
-def _opened(model: Path | bytes) -> Any:
+def opened(model: Path | bytes) -> Runner:
+    """Returns a model ready to run on ONNX Runtime's CPU provider, or why it is not."""
     try:
         return OrtRunner(model if isinstance(model, bytes) else str(model), threads=1)
     except ToolkitError as error:
         return f"It does not load: {error}"
 
 
-def _fused(row: Row, path: Path) -> Any:
+def _fused(row: Row, path: Path) -> Runner:
     try:
         model = ir.load(path)
         row.nodes = sum(1 for _ in model.graph)
@@ -155,7 +160,7 @@ def _fused(row: Row, path: Path) -> Any:
     except Exception as error:  # a crash is a finding, and the other routes are still to be judged
         row.crash = f"{type(error).__name__}: {error}"
         return row.crash
-    return _opened(ir.to_proto(lowered).SerializeToString())
+    return opened(ir.to_proto(lowered).SerializeToString())
 
 
 def read(row: Row, result: FuseResult) -> None:
@@ -165,32 +170,43 @@ def read(row: Row, result: FuseResult) -> None:
     row.rotary = sum(n.op_type == "RotaryEmbedding" for n in result.model.graph)
 
 
-def _run(rows: list[Row], stages: Mapping[str, Any], entry: Entry, module: Any) -> None:
-    reference = Reference(module, precision("fp32"))
-    for at, name in enumerate(entry.cases):
-        case = ParityCase(name, corpus_module.draw(entry, at), positional=True)
-        truth = reference.truth(case)
-        for row in rows:
-            if row.failed:
-                continue
-            before, given = _judged(stages[f"{row.route} exported"], case, truth.same)
-            after, _ = _judged(stages[f"{row.route} fused"], case, truth.keep)
-            row.exported[name] = before
-            if before == OK or after == OK:
-                row.fused[name] = after
-            elif not given:
-                row.fused[name] = NO_EVIDENCE
-            else:  # both may err from what the export means, so twice as far from one another
-                pairs = zip(truth.same, given.values(), strict=True)
-                meant = tuple(
-                    replace(e, value=x.astype("float64"), reach=2 * e.reach, reach_norm=2 * e.reach_norm, other=None)
-                    for e, x in pairs
-                )
-                alike, _ = _judged(stages[f"{row.route} fused"], case, meant)
-                row.fused[name] = AS_EXPORTED if alike == OK else f"{after} And not what the export gives: {alike}"
+class Bench:
+    """One module's cases and their truth, which is computed once for all graphs made from it."""
+
+    def __init__(self, entry: Entry, module: Any) -> None:
+        self._entry, self._module = entry, module
+
+    @cached_property
+    def _truths(self) -> list[tuple[ParityCase, Truth]]:
+        reference = Reference(self._module, precision("fp32"))
+        draws = (corpus_module.draw(self._entry, at) for at in range(len(self._entry.cases)))
+        cases = [ParityCase(n, x, positional=True) for n, x in zip(self._entry.cases, draws, strict=True)]
+        return [(case, reference.truth(case)) for case in cases]
+
+    def compare(self, before: Runner, after: Runner) -> tuple[Cases, Cases]:
+        """Returns what an export gives in each case, and what the graph made from it gives."""
+        exported, fused = Cases(), Cases()
+        for case, truth in self._truths:
+            exported[case.name], given = _judged(before, case, truth.same)
+            said, _ = _judged(after, case, truth.keep)
+            if OK not in (exported[case.name], said):
+                said = _alike(after, case, truth, given, said) if given else NO_EVIDENCE
+            fused[case.name] = said
+        return exported, fused
 
 
-def _judged(runner: Any, case: ParityCase, expected: tuple[Expected, ...]) -> tuple[str, Mapping[str, Any]]:
+def _alike(runner: Runner, case: ParityCase, truth: Truth, given: Mapping[str, Any], said: str) -> str:
+    """Judges a graph by its export where that is not what PyTorch gives; both may err from what the export means."""
+    pairs = zip(truth.same, given.values(), strict=True)
+    meant = (
+        replace(e, value=x.astype("float64"), reach=2 * e.reach, reach_norm=2 * e.reach_norm, other=None)
+        for e, x in pairs
+    )
+    alike, _ = _judged(runner, case, tuple(meant))
+    return AS_EXPORTED if alike == OK else f"{said} And not what the export gives: {alike}"
+
+
+def _judged(runner: Runner, case: ParityCase, expected: tuple[Expected, ...]) -> tuple[str, Mapping[str, Any]]:
     """Returns "ok" or what is wrong, and the outputs where it ran."""
     if isinstance(runner, str):
         return runner, {}

@@ -10,9 +10,6 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,6 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import corpus_registry
 from corpus_exceptions import excused, gap
 from corpus_judge import Row, judge
+from corpus_pool import outcomes
 
 FOLDER = Path(tempfile.gettempdir()) / "attnproof-corpus"
 
@@ -28,32 +26,18 @@ FOLDER = Path(tempfile.gettempdir()) / "attnproof-corpus"
 Job = tuple[str, str, tuple[str, ...], Path, bool]
 
 
-def judged(name: str, impl: str, routes: tuple[str, ...], folder: Path, numbers: bool) -> list[Row]:
+def judged(job: Job) -> list[Row]:
     """Returns the rows of one architecture and implementation; an error is a row that says so."""
+    name, impl, routes, folder, numbers = job
     try:
         return judge(corpus_registry.ENTRIES[name], impl, routes, folder, numbers=numbers)
     except Exception as error:  # one architecture must not stop the others
         return [Row(name, impl, "all", crash=f"the corpus itself: {type(error).__name__}: {error}")]
 
 
-def outcomes(jobs: list[Job], workers: int) -> Iterator[list[Row]]:
-    """Yields what came of each job; one whose process dies (a runtime may) is a row that says so."""
-    left = list(jobs)
-    try:
-        with ProcessPoolExecutor(workers) as pool:
-            running = {pool.submit(judged, *job): job for job in jobs}
-            for done in as_completed(running):
-                made = done.result()
-                left.remove(running[done])
-                yield made
-    except BrokenProcessPool:
-        for job in left:  # each in a process of its own, so that it is known which one dies
-            try:
-                with ProcessPoolExecutor(1) as pool:
-                    made = pool.submit(judged, *job).result()
-            except BrokenProcessPool:
-                made = [Row(job[0], job[1], "all", crash="the process was ended by a signal")]
-            yield made
+def died(job: Job) -> list[Row]:
+    """Returns the row of a job whose process is gone."""
+    return [Row(job[0], job[1], "all", crash="The process was ended by a signal.")]
 
 
 def line(row: Row) -> str:
@@ -109,7 +93,7 @@ def main(words: list[str]) -> int:
     rows: list[Row] = []
     start = time.monotonic()
     jobs = [(name, impl, tuple(args.routes), args.folder, not args.count) for name, impl in work]
-    for made in outcomes(jobs, args.workers):
+    for made in outcomes(judged, jobs, args.workers, died):
         for row in made:
             rows.append(row)
             if not args.bad or row.verdict != "ok" or row.exporters_fault:
