@@ -12,6 +12,7 @@ from typing import IO
 import onnx_ir as ir
 
 from export import external_data
+from export.copy_range import copy_range
 from export.errors import UsageError
 
 PROTOBUF_LIMIT = 2**31 - 1
@@ -116,7 +117,9 @@ def _write_data(values: list[ir.Value], data: Path) -> None:
             if tensor is None:
                 continue
             offset = file.tell()
-            if hasattr(tensor, "tofile"):
+            if isinstance(tensor, ir.ExternalTensor) and hasattr(os, "copy_file_range"):
+                copy_range(Path(tensor.path), tensor.offset or 0, tensor.nbytes, file)
+            elif hasattr(tensor, "tofile"):
                 tensor.tofile(file)
             else:
                 file.write(tensor.tobytes())
