@@ -36,6 +36,13 @@ _CHANGED = {
 """Operator: (the opset where its meaning or form changed, how). A graph from before with such a node is not raised."""
 
 
+_WITHOUT_KERNEL = {
+    "Bernoulli", "GlobalLpPool", "MaxRoiPool", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
+    "RandomUniformLike", "RoiAlign",
+}  # fmt: skip
+"""Opset 22 gave these another element type and no other meaning, and ONNX Runtime (1.31) no kernel from there on."""
+
+
 def raise_opset(model: ir.Model, target: int = ATTENTION_OPSET) -> int:
     """Raises the model's default opset to at least `target`, in place; returns the opset it had.
 
@@ -79,6 +86,12 @@ def raise_nodes(nodes: Sequence[ir.Node], had: int, target: int) -> None:
                 "K902",
                 f"{label(node)} {changed[1]} at opset {changed[0]}, so the graph cannot be raised from opset {had} "
                 f"to {target}. Export with opset {changed[0]} or later.",
+            )
+        if had < 22 <= target and node.op_type in _WITHOUT_KERNEL:
+            raise Refusal(
+                "K904",
+                f"{label(node)} means the same at opset {target}, but ONNX Runtime has no kernel for it from opset 22 "
+                f"on: raised from opset {had}, the model would not run any more.",
             )
     for node in nodes:
         if had < 18 <= target:
