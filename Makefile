@@ -36,6 +36,7 @@ test: setup
 CORPUS ?= $(or $(TMPDIR),/tmp)/attnproof-corpus
 
 corpus: setup
+	OMP_NUM_THREADS=1 $(BIN)/python tests/corpus/run_caches.py --workers $(WORKERS)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/corpus/run_corpus.py --workers $(WORKERS) --folder $(CORPUS)
 
 N ?= 10000

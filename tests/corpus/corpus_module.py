@@ -65,7 +65,7 @@ def build(entry: Entry, impl: str, seed: int = 0) -> Call:
                 part.use_cache = False
         torch.manual_seed(seed)
         model = getattr(transformers, entry.model)._from_config(config, attn_implementation=impl).eval()
-    _spread(model)
+    spread(model)
     return Call(model, entry).eval()
 
 
@@ -74,7 +74,7 @@ def _copied(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _spread(model: torch.nn.Module) -> None:
+def spread(model: torch.nn.Module) -> None:
     """Draws weights that keep activations near one and spread attention, and leaves no bias or norm constant."""
     for path, module in model.named_modules():
         for name, parameter in module.named_parameters(path, recurse=False):
