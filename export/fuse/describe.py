@@ -3,6 +3,7 @@
 import onnx_ir as ir
 
 from export.fuse.emit import Emitted
+from export.fuse.masks.upgrade import Upgrade
 from export.fuse.rows import Attention, Verification
 from export.graph.source_lines import source_line
 from export.graph.values import array, dim, made_by
@@ -13,6 +14,7 @@ def describe(
     status: str,
     code: str,
     reason: str,
+    upgrade: Upgrade,
     made: Emitted | None = None,
     verification: Verification | None = None,
 ) -> Attention:
@@ -36,10 +38,12 @@ def describe(
         head_size=head_size,
         scale=factor,
         softcap=capped or None,
-        mask=made.mask if made is not None else _mask(node),
+        mask=upgrade.kind or (made.mask if made is not None else _mask(node)),
         rope=_rope(node),
         cache=_cache(node),
-        masked_rows="zero" if made is not None and "before" in made.masked_rows else "keep",
+        masked_rows="zero"
+        if upgrade.zeroed or (made is not None and "before" in made.masked_rows and not upgrade.sees)
+        else "keep",
         source=source_line(node),
         verify=verification,
     )

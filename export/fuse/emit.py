@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.fuse.contract import Agreement, Block, operand_dims, uncast
+from export.fuse.masks.prove import Prover
 from export.fuse.masks.write import write_mask
 from export.fuse.scores import Operand
 from export.fuse.shown import Shown
@@ -35,13 +36,14 @@ class Emitted:
     masked_rows: str
 
 
-def emit(block: Block, agreed: Agreement, masked_rows: str) -> Emitted:
+def emit(block: Block, agreed: Agreement, masked_rows: str, prover: Prover) -> Emitted:
     """Inserts the Attention before the product with V and lets it take that product's place.
 
     Args:
         block: The block as read.
         agreed: Its unified shapes and types.
         masked_rows: "keep" the meaning of a row that sees no key, or make it "zero".
+        prover: Proves the masks of the model.
     """
     product = block.weights.product
     build = Builder(product, f"{block.softmax.name or product.name or product.outputs[0].name}/attention")
@@ -50,7 +52,7 @@ def emit(block: Block, agreed: Agreement, masked_rows: str) -> Emitted:
     query = _place(build, q_operand, agreed.dtype, agreed.lead)
     key = _place(build, k_operand, agreed.dtype, (agreed.lead[0], agreed.kv_heads))
     value = _place(build, _per_key(build, block.weights), agreed.dtype, (agreed.lead[0], agreed.kv_heads))
-    mask = write_mask(build, block, agreed, key, masked_rows)
+    mask = write_mask(build, block, agreed, key, masked_rows, prover)
     if mask.open_rows is not None:
         query = build("Mul", query, mask.open_rows, dtype=agreed.dtype, shape=query.shape)
     scale = block.scores.scale * q_factor * k_factor

@@ -1,5 +1,6 @@
 """The order of fusing: inline, raise the opset, apply laws, read every Softmax, emit, tidy, verify, report."""
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -10,6 +11,8 @@ from export.fuse.contract import Block, agree
 from export.fuse.describe import describe
 from export.fuse.describe_rotations import describe_rotations
 from export.fuse.emit import Emitted, emit
+from export.fuse.masks.prove import Prover
+from export.fuse.masks.upgrade import Upgrade, upgrade_all
 from export.fuse.prepare import collector_paused, prepared, unreachable
 from export.fuse.reader import read_scores
 from export.fuse.rotary_embedding.fuse_rotations import fuse_rotations
@@ -22,7 +25,7 @@ from export.graph import shapes
 from export.graph.laws import apply_laws
 from export.graph.opset import raise_opset
 from export.graph.source_lines import source_line
-from export.graph.values import Refusal, graphs
+from export.graph.values import Dim, Refusal, dim, graphs
 from export.rules import rule
 
 _ALREADY = {("", "Attention")} | {
@@ -65,14 +68,31 @@ class FuseResult:
 
 @dataclass
 class _Draft:
-    """One attempt: the model, what was written for which Softmax, rotary embeddings, caches absorbed, what stayed."""
+    """One attempt: the model, what was written for which Softmax, what became of other attentions, what stayed."""
 
     model: ir.Model
     emitted: list[tuple[ir.Node, Emitted]] = field(default_factory=list)
     rotated: list[ir.Node] = field(default_factory=list)
     unrotated: dict[ir.Node, Refusal] = field(default_factory=dict)
+    arrived: dict[ir.Node, Dim | None] = field(default_factory=dict)
+    """The attentions that were one op on arrival, with the key/value heads they had."""
     cached: list[ir.Node] = field(default_factory=list)
+    upgraded: dict[ir.Node, Upgrade] = field(default_factory=dict)
     kept: list[Attention] = field(default_factory=list)
+
+    @property
+    def written(self) -> list[ir.Node]:
+        """Every node that is not what it was: it is to be verified."""
+        changed = [node for node in self.arrived if self.changes(node)]
+        return list(dict.fromkeys([*(e.node for _, e in self.emitted), *self.rotated, *changed]))
+
+    def changes(self, node: ir.Node) -> list[str]:
+        """Returns what was changed about an attention that was one op on arrival, in words."""
+        found = ["the cache in front of it is its past and present"] if node in self.cached else []
+        before, after = self.arrived.get(node), dim(node.inputs[1], 1)
+        if isinstance(before, int) and isinstance(after, int) and after < before:
+            found.append(f"its {before} heads of keys and values, which were repeated, are {after}")
+        return found + list(self.upgraded.get(node, Upgrade()).changes)
 
 
 def fuse(model: ir.Model, options: Options = Options()) -> FuseResult:
@@ -95,18 +115,22 @@ def _fuse(model: ir.Model, options: Options, *, whole: bool) -> tuple[FuseResult
     left = bool(base.functions)
     repaired = {str(n.name) for g in graphs(base) for n in repair_rotations(g)}
     refused: dict[str, Refusal] = {}
+    plain: set[str | None] = set()
     while True:
         # without a verification nothing is compared with the base, and no attempt is repeated
-        draft = _attempt(shapes.copy(base) if options.verify else base, options, refused)
-        if not (draft.emitted or draft.rotated or draft.cached or repaired):
+        draft = _attempt(shapes.copy(base) if options.verify else base, options, refused, plain)
+        if not (draft.written or repaired):
             rotations = describe_rotations(model, (), (), draft.unrotated, {})
-            return FuseResult(model.clone(), (*_already(model), *draft.kept), rotations), left
+            return FuseResult(model.clone(), _rows(draft, {}), rotations), left
         verified: dict[str, Verification] = {}
         if options.verify:
             from export.fuse.proof.verify import verify
 
-            written = list(dict.fromkeys([*(e.node for _, e in draft.emitted), *draft.rotated, *draft.cached]))
-            failures, verified = verify(base, draft.model, written, options.masked_rows)
+            failures, verified = verify(base, draft.model, draft.written, options.masked_rows)
+            doubtful = {n.name for n, u in draft.upgraded.items() if u.changes and n.name in failures} - plain
+            if doubtful:  # what was made of the mask is put back first
+                plain |= doubtful
+                continue
             if failures:
                 names = {e.node.name: softmax.name for softmax, e in draft.emitted}
                 refused |= {str(names.get(node, node)): refusal for node, refusal in failures.items()}
@@ -118,9 +142,9 @@ def _fuse(model: ir.Model, options: Options, *, whole: bool) -> tuple[FuseResult
 
 
 @collector_paused()
-def _attempt(model: ir.Model, options: Options, refused: dict[str, Refusal]) -> _Draft:
-    """Fuses what can be fused in `model`, in place, but for the blocks that were refused."""
-    draft = _Draft(model)
+def _attempt(model: ir.Model, options: Options, refused: dict[str, Refusal], plain: Container[str | None]) -> _Draft:
+    """Fuses what can be fused in `model`, in place, but for the blocks that were refused and the masks left plain."""
+    draft, prover = _Draft(model), Prover()
     forbidden = None
     try:
         raise_opset(draft.model)
@@ -128,6 +152,12 @@ def _attempt(model: ir.Model, options: Options, refused: dict[str, Refusal]) -> 
         forbidden = refusal
     apply_laws(draft.model)
     common.RemoveUnusedNodesPass()(draft.model)  # what a law bypassed must not count as a reader of the scores
+    draft.arrived = {
+        node: dim(node.inputs[1], 1)
+        for graph in graphs(draft.model)
+        for node in graph
+        if node.op_type == "Attention" and node.domain == ""
+    }
     if forbidden is None:
         for graph in graphs(draft.model):
             rotations = fuse_rotations(graph, refused)
@@ -141,25 +171,22 @@ def _attempt(model: ir.Model, options: Options, refused: dict[str, Refusal]) -> 
                         raise forbidden
                     if node.name in refused:
                         raise refused[node.name]
-                    draft.emitted.append((node, _fuse_one(node, options)))
+                    draft.emitted.append((node, _fuse_one(node, options, prover)))
                 except Refusal as refusal:
                     draft.kept.append(_kept(node, refusal))
     draft.kept += [_kept(node, refusal) for node, refusal in unreachable(draft.model)]
-    if forbidden is None and (draft.emitted or draft.rotated or _has_attention(draft.model)):
+    if forbidden is None and (draft.emitted or draft.rotated or draft.arrived):
         draft.cached = tidy(draft.model, refused)
+        draft.upgraded = upgrade_all(draft.model, options.masked_rows, plain)
     return draft
 
 
-def _has_attention(model: ir.Model) -> bool:
-    return any(node.op_type == "Attention" and node.domain == "" for graph in graphs(model) for node in graph)
-
-
-def _fuse_one(softmax: ir.Node, options: Options) -> Emitted:
+def _fuse_one(softmax: ir.Node, options: Options, prover: Prover) -> Emitted:
     scores_value = softmax.inputs[0] if softmax.inputs else None
     if scores_value is None:
         raise Refusal("K199", f"Softmax '{softmax.name}' has no input.")
     block = Block(softmax, *settle(softmax, read_scores(scores_value), follow(softmax)))
-    return emit(block, agree(block), options.masked_rows)
+    return emit(block, agree(block), options.masked_rows, prover)
 
 
 def _kept(softmax: ir.Node, refusal: Refusal) -> Attention:
@@ -174,30 +201,27 @@ def _kept(softmax: ir.Node, refusal: Refusal) -> Attention:
     )
 
 
-def _already(model: ir.Model) -> list[Attention]:
-    return [
-        describe(node, "already", "A001", "It was one attention op on arrival.")
-        for graph in graphs(model)
-        for node in graph
-        if (node.domain, node.op_type) in _ALREADY
-    ]
-
-
 def _rows(draft: _Draft, verified: dict[str, Verification]) -> tuple[Attention, ...]:
     """Rows in graph order: fused and already ones where they stand, the kept ones last."""
     emitted = {e.node: e for _, e in draft.emitted}
     rows = []
     for graph in graphs(draft.model):
         for node in graph:
-            made = emitted.get(node)
+            made, upgrade = emitted.get(node), draft.upgraded.get(node, Upgrade())
+            verification = verified.get(str(node.name))
             if made is not None:
-                reason = f"Softmax attention became one op; a row without keys gives {made.masked_rows}."
-                if made.mask == "none":
-                    reason = "Softmax attention became one op."
-                rows.append(describe(node, "fused", "F001", reason, made, verified.get(str(node.name))))
+                reason = "; ".join(["Softmax attention became one op", *upgrade.changes, *_empty_rows(made, upgrade)])
+                rows.append(describe(node, "fused", "F001", f"{reason}.", upgrade, made, verification))
             elif (node.domain, node.op_type) in _ALREADY:
-                reason = "It was one attention op on arrival."
-                if node in draft.cached:
-                    reason = "It was one attention op on arrival; the cache in front of it is now its past and present."
-                rows.append(describe(node, "already", "A001", reason, verification=verified.get(str(node.name))))
+                changes = draft.changes(node)
+                code = "A002" if changes else "A001"
+                reason = "; ".join(["It was one attention op on arrival", *changes])
+                rows.append(describe(node, "already", code, f"{reason}.", upgrade, verification=verification))
     return (*rows, *draft.kept)
+
+
+def _empty_rows(made: Emitted, upgrade: Upgrade) -> list[str]:
+    if made.mask == "none" or upgrade.sees:
+        return []
+    gives = "zero (mean of V before)" if upgrade.zeroed else made.masked_rows
+    return [f"a row without keys gives {gives}"]

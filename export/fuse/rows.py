@@ -33,7 +33,8 @@ class Attention:
         op: "ai.onnx::Attention" and the like; for a kept one "Softmax".
         heads, kv_heads, head_size: Query heads, key/value heads, channels a head of Q; None where unknown.
         scale: Factor on QK^T; softcap: c of c*tanh(x/c), or None.
-        mask: "none", "bool", "float" or "causal" and combinations such as "bool+float".
+        mask: What is proved of the mask, whether it is an attribute or a tensor: "none", "causal", "window", "block",
+            "padding" (of keys, for all queries alike), else "bool" (a condition), "float" (numbers); joined by "+".
         rope: RotaryEmbedding ops that feed Q and K: "none", "q", "k", "qk".
         cache: "past" where the op has the keys and values of earlier calls as inputs of its own, else "none".
         masked_rows: What a query row that sees no key gives: "keep" (what it gave before) or "zero" where that changed.

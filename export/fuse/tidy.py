@@ -18,7 +18,7 @@ def tidy(model: ir.Model, refused: Container[str | None] = ()) -> list[ir.Node]:
 
     Args:
         model: After emission.
-        refused: Names of Attention nodes that are to keep the cache they have in front.
+        refused: Names of Attention nodes that are to keep the cache and the repeated heads they have in front.
 
     Returns:
         The Attention nodes that got a past and present.
@@ -29,7 +29,7 @@ def tidy(model: ir.Model, refused: Container[str | None] = ()) -> list[ir.Node]:
     shapes.infer(model)
     for graph in graphs(model):
         for node in list(graph):
-            if node.op_type == "Attention" and node.domain == "":
+            if node.op_type == "Attention" and node.domain == "" and node.name not in refused:
                 share_heads(node)
         _settle(graph)
     common.RemoveUnusedNodesPass()(model)

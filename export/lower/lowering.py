@@ -42,7 +42,7 @@ _LADDER: tuple[Callable[[Call, Target, Builder], tuple[Call, tuple[Step, ...]]],
 """In this order: the cache fixes the lengths, sizes and precision decide what is written out, masks come last."""
 
 
-_DONE = "attnproof.lowered_for"
+LOWERED_FOR = "attnproof.lowered_for"
 """Metadata of an Attention that has been through the ladder: going through again would guard the guards."""
 
 
@@ -140,7 +140,7 @@ def _lower_attention(node: ir.Node, row: Target, build: Builder) -> list[Step]:
     call = read(node)
     refuse_call(call, row)
     refuse_ambiguous(call)
-    if node.metadata_props.get(_DONE) == row.name:
+    if node.metadata_props.get(LOWERED_FOR) == row.name:
         return []
     three_axes = call.heads is not None
     steps: list[Step] = []
@@ -152,7 +152,7 @@ def _lower_attention(node: ir.Node, row: Target, build: Builder) -> list[Step]:
     output, scores = write_decomposed(call, build) if call.decomposed else write(call, build)
     made = output.producer()
     if made is not None:
-        made.metadata_props[_DONE] = row.name
+        made.metadata_props[LOWERED_FOR] = row.name
     if call.swapped:
         output = swap(output, build)
     if call.value_size is not None:

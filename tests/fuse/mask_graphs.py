@@ -158,7 +158,8 @@ def hold(graph: MaskGraph, mask: str, frame: Sequence[int | str], proof: Proof, 
         assert keep[place] == all(numbers.formula(part) for _, part in proof.parts)
         for kind, part in proof.parts:
             if kind == "causal":
-                assert numbers.formula(part) == (at["j"] <= at["i"]), (sizes, at)
+                offset = 0 if part == proof.causal else shape[3] - shape[2]
+                assert numbers.formula(part) == (at["j"] <= at["i"] + offset), (sizes, at)
         if have.dtype == bool:
             assert keep[place] == got, (sizes, at, str(proof.keep))
         elif not keep[place]:

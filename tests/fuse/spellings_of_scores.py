@@ -113,7 +113,7 @@ def bias_filled_from_a_condition(q, k, v, m):
     return torch.softmax(q @ k.transpose(-2, -1) * SCALE + bias, dim=-1) @ v
 
 
-@spelling(mask="float")
+@spelling(mask="causal")
 def upper_triangle_of_infinity(x):
     q, k, v = heads(x), heads(x + 1), heads(x)
     mask = torch.full((x.size(1), x.size(1)), INF).triu(1)
@@ -197,7 +197,7 @@ def selected_the_other_way_round(q, k, v, m):
     return torch.softmax(torch.where(~m, torch.full_like(scores, -1e9), scores), dim=-1) @ v
 
 
-@spelling(mask="bool", dynamo=True)
+@spelling(mask="causal", dynamo=True)
 class CausalBuffer(nn.Module):
     """nanoGPT: a triangle in a buffer, sliced to the length."""
 
@@ -212,7 +212,7 @@ class CausalBuffer(nn.Module):
         return F.softmax(scores, dim=-1) @ v
 
 
-@spelling(mask="bool")
+@spelling(mask="causal+window+padding")
 def causal_and_padding_and_a_window(x, pad):
     q, k, v, at = heads(x), heads(x + 1), heads(x), torch.arange(x.size(1))
     keep = (at[:, None] >= at) & (at[:, None] - at < 3)

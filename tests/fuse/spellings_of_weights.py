@@ -187,7 +187,7 @@ class PackedAndUnbound(nn.Module):
         return self.proj((((q * SCALE) @ k.transpose(-2, -1)).softmax(dim=-1) @ v).transpose(1, 2).reshape(b, n, c))
 
 
-@spelling(mask="bool")
+@spelling(mask="padding")
 class PackedAndSplit(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -238,7 +238,7 @@ def library_with_a_mask(q, k, v, m):
     return F.scaled_dot_product_attention(q, k, v, m)
 
 
-@spelling(mask="bool", library=True)
+@spelling(mask="causal", library=True)
 def library_causal(x):
     return F.scaled_dot_product_attention(heads(x), heads(x + 1), heads(x), is_causal=True)
 

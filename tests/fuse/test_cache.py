@@ -47,7 +47,7 @@ def test_an_attention_that_came_so_gets_its_cache_and_is_checked() -> None:
     before = parse(text % "")
     result = fuse(before)
     (row,) = result.attentions
-    assert (row.status, row.code, row.cache) == ("already", "A001", "past")
+    assert (row.status, row.code, row.cache) == ("already", "A002", "past")
     assert row.verify is not None and row.verify.cases >= 3
     assert [n.op_type for n in result.model.graph] == ["Attention"]
     assert_same(before, result.model, (*SIZES, *FIRST))

@@ -94,8 +94,8 @@ def sabotaged(monkeypatch: pytest.MonkeyPatch, break_it: Callable[[ir.Node], Non
     """Lets the emitter write the right op and then breaks it."""
     emit = engine.emit
 
-    def wrong(block, agreed, masked_rows):
-        emitted = emit(block, agreed, masked_rows)
+    def wrong(block, agreed, masked_rows, prover):
+        emitted = emit(block, agreed, masked_rows, prover)
         if only in (block.softmax.name or ""):
             break_it(emitted.node)
         return emitted

@@ -102,7 +102,7 @@ class Meaning:
     """
 
     frame: tuple[Dim | None, ...]
-    _known: dict[tuple[int, Indices], Term] = field(default_factory=dict)
+    _known: dict[tuple[ir.Value, Indices], Term] = field(default_factory=dict)
     _depth: int = 0
 
     def __post_init__(self) -> None:
@@ -140,7 +140,7 @@ class Meaning:
         """Returns one element of a tensor."""
         if value is None:
             raise Stuck
-        key = (id(value), indices)
+        key = (value, indices)
         if key not in self._known:
             self._depth += 1
             try:

@@ -37,7 +37,7 @@ def sees(
     Raises:
         Refusal: A shallow fill stands beside a mask that may be as deep.
     """
-    fills = [fill for fill in _effective(stages) if fill > -np.inf]
+    fills = [fill for fill in effective(stages) if fill > -np.inf]
     shallowest = max(fills)
     added = sum(
         bound(s.value).finite * _later(stages, at) for at, s in enumerate(stages) if s.kind in ("add", "subtract")
@@ -69,11 +69,11 @@ def narrowed(build: Builder, total: ir.Value, dtype: ir.DataType) -> tuple[ir.Va
 def fits(stages: tuple[Stage, ...], dtype: ir.DataType) -> bool:
     """Says whether a type surely holds every finite number that the stages add or fill."""
     sizes = [bound(s.value).finite * _later(stages, at) for at, s in enumerate(stages) if s.kind in ("add", "subtract")]
-    deepest = [abs(f) for f in _effective(stages) if np.isfinite(f)]
+    deepest = [abs(f) for f in effective(stages) if np.isfinite(f)]
     return sum(sizes) + max(deepest, default=0.0) <= float(dtype.max)
 
 
-def _effective(stages: tuple[Stage, ...]) -> list[float]:
+def effective(stages: tuple[Stage, ...]) -> list[float]:
     """Returns what is left of each fill after the factors that follow it."""
     return [s.fill * _later(stages, at) for at, s in enumerate(stages) if s.kind == "fill"]
 

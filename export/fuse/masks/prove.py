@@ -26,6 +26,10 @@ _DEEP = -1e8
 """A finite number that hides a key as surely as -inf where another key is seen: scores stay far above it."""
 
 
+STRUCTURES = ("causal", "window", "block", "padding")
+"""Kinds of parts that are more than a condition."""
+
+
 @dataclass(frozen=True)
 class Proof:
     """A mask, proved.
@@ -33,6 +37,8 @@ class Proof:
     Attributes:
         keep: Which keys are seen, as far as `bias` leaves them: what it adds may hide more.
         parts: What must all hold for that, each with its kind: "causal", "window", "block", "padding" or "bool".
+        causal: That of the parts which is `is_causal`, j <= i + offset, or None. (A part may be called causal and stand
+            otherwise: aligned with the last key where the operator counts from the first.)
         fills: The numbers that hide the keys that are not seen; empty for a boolean mask.
         bias: The opaque tensors added to the scores of the keys that are seen; None where that differs among them.
         sees: Every query provably has a key that `keep` leaves it.
@@ -40,6 +46,7 @@ class Proof:
 
     keep: Formula
     parts: tuple[tuple[str, Formula], ...]
+    causal: Formula | None
     fills: frozenset[float]
     bias: tuple[Poly, ...] | None
     sees: bool
@@ -47,9 +54,13 @@ class Proof:
     @property
     def kind(self) -> str:
         """What the report calls it: the kinds of its parts, "float" for what is added, "none" if nothing is left."""
-        order = ("causal", "window", "block", "padding", "bool")
-        found = [k for k in order if any(kind == k for kind, _ in self.parts)]
+        found = [k for k in (*STRUCTURES, "bool") if any(kind == k for kind, _ in self.parts)]
         return "+".join([*found, *(["float"] if self.bias is None or self.bias else [])]) or "none"
+
+    @property
+    def structured(self) -> bool:
+        """Whether more is known of it than that it hides keys or adds numbers."""
+        return self.kind == "none" or any(kind in STRUCTURES for kind, _ in self.parts)
 
 
 @dataclass
@@ -57,7 +68,7 @@ class Prover:
     """Proves the masks of one model; masks that layers share are proved once."""
 
     _meanings: dict[tuple[Dim | None, ...], Meaning] = field(default_factory=dict)
-    _proofs: dict[tuple[int, tuple[Dim | None, ...], Poly], Proof | None] = field(default_factory=dict)
+    _proofs: dict[tuple[ir.Value, tuple[Dim | None, ...], Poly], Proof | None] = field(default_factory=dict)
 
     def meaning(self, frame: tuple[Dim | None, ...]) -> Meaning:
         """Returns the elements of tensors over scores [B, H, S, T] of these dimensions."""
@@ -71,7 +82,7 @@ class Prover:
             frame: Those dimensions.
             offset: The position of the first query among the keys: the length of the past.
         """
-        key = (id(mask), frame, offset)
+        key = (mask, frame, offset)
         if key not in self._proofs:
             try:
                 self._proofs[key] = _proof(self.meaning(frame), mask, offset)
@@ -82,7 +93,7 @@ class Prover:
     def sees(self, conditions: list[ir.Value], frame: tuple[Dim | None, ...]) -> bool:
         """Says whether every query provably sees a key under boolean masks that must all hold."""
         found = [self.prove(c, frame) for c in conditions]
-        if any(proof is None for proof in found):
+        if not found or any(proof is None for proof in found):
             return False
         return _always_some(self.meaning(frame), all_of(p.keep for p in found if p is not None), Poly())
 
@@ -103,7 +114,9 @@ def _proof(meaning: Meaning, mask: ir.Value, offset: Poly) -> Proof:
     else:
         keep = found
     parts = tuple((_kind(meaning, part, offset), part) for part in factors(keep))
-    return Proof(keep, parts, fills, bias, _always_some(meaning, keep, offset))
+    aligned = at_least(meaning.position[2] + offset - meaning.position[3])
+    causal = next((part for _, part in parts if part == aligned), None)
+    return Proof(keep, parts, causal, fills, bias, _always_some(meaning, keep, offset))
 
 
 def _split(found: Cases, dtype: ir.DataType | None) -> tuple[Formula, frozenset[float], tuple[Poly, ...] | None]:
@@ -126,15 +139,13 @@ def _constant(leaf: Leaf) -> float:
 
 def _kind(meaning: Meaning, part: Formula, offset: Poly) -> str:
     _, _, query, key = meaning.position
-    if part == at_least(query + offset - key):
+    if part in (at_least(query + offset - key), at_least(query + meaning.sizes[3] - meaning.sizes[2] - key)):
         return "causal"
     if part.axes <= {"b", "j"}:
         return "padding"
     if part.axes != {"i", "j"}:
         return "bool"
-    if part.kind == "least" and all((part.poly + d).axes == frozenset() for d in (query - key,)):
-        return "window"
-    if part.kind == "least" and (part.poly - query + key).axes == frozenset():
+    if part.kind == "least" and any(not (part.poly + d).axes for d in (query - key, key - query)):
         return "window"
     if all(a.kind == "quotient" or a.kind == "size" for p in _polys(part) for a in p.atoms):
         return "block"

@@ -12,7 +12,8 @@ import onnx_ir as ir
 
 from export.fuse.contract import Agreement, Block
 from export.fuse.masks.frames import place
-from export.fuse.masks.open_rows import fits, narrowed, sees
+from export.fuse.masks.open_rows import effective, fits, narrowed, sees
+from export.fuse.masks.prove import Prover, hides
 from export.fuse.scores import Stage
 from export.graph.build import Builder
 from export.graph.values import Dim, broadcast, dim, dims, made_by, rank
@@ -39,7 +40,9 @@ class Mask:
     open_rows: ir.Value | None = None
 
 
-def write_mask(build: Builder, block: Block, agreed: Agreement, key: ir.Value, masked_rows: str) -> Mask:
+def write_mask(
+    build: Builder, block: Block, agreed: Agreement, key: ir.Value, masked_rows: str, prover: Prover
+) -> Mask:
     """Writes the nodes of the mask and returns it.
 
     Args:
@@ -48,6 +51,7 @@ def write_mask(build: Builder, block: Block, agreed: Agreement, key: ir.Value, m
         agreed: Its unified types.
         key: K as it enters the op, [B, Hkv, T, D].
         masked_rows: "keep" or "zero".
+        prover: Tells where every row sees a key, so that a number that hides the others is as good as -inf.
     """
     stages = block.scores.stages
     fills = [s.fill for s in stages if s.kind == "fill"]
@@ -58,6 +62,9 @@ def write_mask(build: Builder, block: Block, agreed: Agreement, key: ir.Value, m
     if not masking:
         return Mask(None, "none", meaning)
     conditions = [_keep(build, block, s) for s in masking if s.kind == "fill"]
+    every = prover.sees(conditions, (*agreed.lead, *block.scores.frame[-2:]))
+    if every and len(conditions) == len(masking) and all(hides(fill, agreed.dtype) for fill in effective(stages)):
+        masking = [replace(s, fill=-np.inf) for s in masking]
     if all(s.kind == "fill" and s.fill == -np.inf for s in masking):
         return Mask(_over_keys(build, _all(build, conditions), block, key), "bool", meaning)
     kind = "float" if not fills else "bool+float" if len(conditions) < len(masking) else "bool"
@@ -66,6 +73,7 @@ def write_mask(build: Builder, block: Block, agreed: Agreement, key: ir.Value, m
     seen: list[ir.Value] = []
     if any(s.kind == "fill" and s.fill > -np.inf for s in stages) and not absorbs:
         seen = sees(stages, conditions, value, block, build)
+        seen = [] if every and seen == conditions else seen
     if value.dtype != agreed.dtype:
         if fits(stages, agreed.dtype):
             value = build("Cast", value, dtype=agreed.dtype, shape=value.shape, to=int(agreed.dtype))

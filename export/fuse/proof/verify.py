@@ -130,7 +130,7 @@ def attention_bounds(node: ir.Node, known: Arrays) -> tuple[np.ndarray, np.ndarr
     """Returns the float32 error bounds of an Attention's output [B, H, S, Dv] and of the [B, H, S, T] inside it.
 
     Args:
-        node: The Attention; its scale, softcap and past, and which of its inside it gives, are read.
+        node: The Attention; its scale, softcap, past and is_causal, and which of its inside it gives, are read.
         known: The arrays by name: Q [B, H, S, D], K [B, Hkv, T, D], V [B, Hkv, T, Dv], and the mask, boolean
             (True = attend) or additive, broadcastable to [B, H, S, T].
     """
@@ -152,6 +152,10 @@ def attention_bounds(node: ir.Node, known: Arrays) -> tuple[np.ndarray, np.ndarr
         else:  # in float32, as both sides add it: a deep mask absorbs the scores
             scores = (scores.astype(np.float32) + mask.astype(np.float32)).astype(np.float64)
             size = size + np.where(np.abs(mask) <= _SHALLOW, np.abs(mask), 0.0)
+    if "is_causal" in node.attributes and node.attributes["is_causal"].as_int():
+        queries, keys = scores.shape[-2:]
+        offset = 0 if past[0] is None else past[0].shape[2]
+        scores = np.where(np.tri(queries, keys, offset, dtype=bool), scores, -np.inf)
     top = scores.max(axis=-1, keepdims=True)
     weights = np.exp(scores - np.where(np.isfinite(top), top, 0.0))
     total = weights.sum(axis=-1, keepdims=True)
