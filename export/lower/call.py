@@ -37,6 +37,7 @@ class Call:
         shows_present: Whether both present outputs are written though not both are read.
         score_mode: What the fourth output shows (qk_matmul_output_mode), or None where nobody reads it.
         exact: (keep, bias) as the graph has them, once a step has put finite numbers in place of -inf.
+        shown: (keep, bias) to be applied outside to the scores that the fourth output shows; None: they are as wanted.
         may_be_empty: Whether a row might see no key at all.
         attends: Bool, broadcastable to [B, H, S, 1]: rows whose output stands; the others become 0. None: all stand.
         value_size: Channels of V that are real, where V was padded.
@@ -63,6 +64,7 @@ class Call:
     shows_present: bool = False
     offset: ir.Value | None = None
     exact: tuple[ir.Value | None, ir.Value | None] | None = None
+    shown: tuple[ir.Value | None, ir.Value | None] | None = None
     may_be_empty: bool = True
     attends: ir.Value | None = None
     value_size: int | None = None

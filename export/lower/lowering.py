@@ -18,6 +18,7 @@ from export.lower.marks import lower_mark, unmark
 from export.lower.masks import lower_mask, refuse_ambiguous
 from export.lower.refuse import refuse_call, refuse_model
 from export.lower.rotary import lower_rotary
+from export.lower.scores import lower_scores, masked
 from export.lower.share import share
 from export.lower.single_head import lower_single_head, swap
 from export.lower.sizes import lower_sizes, unpad
@@ -32,6 +33,7 @@ _LADDER: tuple[Callable[[Call, Target, Builder], tuple[Call, tuple[Step, ...]]],
     lower_cache,
     lower_sizes,
     lower_precision,
+    lower_scores,
     lower_whole,
     lower_structure,
     lower_extremes,
@@ -163,7 +165,7 @@ def _lower_attention(node: ir.Node, row: Target, build: Builder) -> list[Step]:
         output = merge(output, build)
     take_place(node.outputs[0], output)
     if scores is not None:
-        take_place(node.outputs[3], scores)
+        take_place(node.outputs[3], masked(scores, call, build))
     if node.graph is not None:
         node.graph.remove(node, safe=True)
     return steps

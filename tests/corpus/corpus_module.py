@@ -38,7 +38,17 @@ def _text_and_picture(model: torch.nn.Module, inputs: Mapping[str, torch.Tensor]
     return made.text_embeds, made.image_embeds
 
 
-CALLS = {"first output": _first_output, "text and picture": _text_and_picture}
+def _with_attentions(model: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    made = model(**inputs, output_attentions=True, return_dict=True)
+    named = (made[key] for key in made if "attentions" in key)
+    return (made[0], *(weights for layers in named for weights in layers))
+
+
+CALLS = {
+    "first output": _first_output,
+    "text and picture": _text_and_picture,
+    "with attentions": _with_attentions,
+}
 """How a model's outputs become tensors, by `Entry.call`."""
 
 

@@ -25,6 +25,9 @@ SAMPLE = [
     ("whisper", "sdpa", "d23"),
     ("mpnet", "eager", "ts17"),
     ("modernbert", "sdpa", "ts17"),
+    ("bert+weights", "eager", "d18"),
+    ("llama+weights", "eager", "ts17"),
+    ("t5+weights", "eager", "d23"),
 ]
 """Diverse in what attention they have, in the implementation and in the exporter; 60 s of process time together."""
 

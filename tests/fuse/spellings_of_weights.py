@@ -253,6 +253,26 @@ class LibraryModule(nn.Module):
         return self.attend(x, x, x, key_padding_mask=~pad, need_weights=False)[0]
 
 
+@spelling(mask="float", kv_heads=1, fixed=True)
+class LibraryModuleWithWeights(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attend = nn.MultiheadAttention(32, HEADS, batch_first=True)
+
+    def forward(self, x, pad):
+        return self.attend(x, x, x, key_padding_mask=~pad)
+
+
+@spelling(mask="float", kv_heads=1, fixed=True)
+class LibraryModuleWithEveryHeadsWeights(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attend = nn.MultiheadAttention(32, HEADS, batch_first=True)
+
+    def forward(self, x, pad):
+        return self.attend(x, x, x, key_padding_mask=~pad, average_attn_weights=False)
+
+
 def rotate_half(y: Tensor) -> Tensor:
     return torch.cat((-y[..., D // 2 :], y[..., : D // 2]), dim=-1)
 

@@ -90,6 +90,7 @@ CASES: dict[str, Callable[[], ir.Model]] = {
     "past-window": lambda: past(f", {WINDOW}", keys="S"),
     **{f"scores-{m}-bool": (lambda m=m: scores(m, "bool[B,1,S,T]", ", softcap: float = 1.5")) for m in range(4)},
     **{f"scores-{m}-causal-float": (lambda m=m: scores(m, "float[B,1,S,T]", f", {CAUSAL}")) for m in range(4)},
+    **{f"scores-{m}-float": (lambda m=m: scores(m, "float[S,T]")) for m in range(4)},
     "scores-2-plain": lambda: scores(2, ""),
     "three-axes": lambda: three_axes(),
     "three-axes-bool": lambda: three_axes("bool[B,1,1,T]"),

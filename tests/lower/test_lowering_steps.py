@@ -313,3 +313,14 @@ def test_shapes_that_the_file_does_not_state_are_inferred() -> None:
     r = Reshape (x, p)  q = Transpose <perm: ints = [0, 2, 1, 3]> (r)
     e = Exp (q)  [attn] y = Attention <scale: float = 0.25> (q, e, q, m)"""
     assert actions(g.model(qkv, body, "float16[B,4,S,16] y"), RTX) == ["finite mask"]
+
+
+@pytest.mark.parametrize("mask", ["bool[B,1,S,T]", "float[S,T]"])
+def test_masked_scores_are_masked_outside_where_the_runtime_shows_them_before_the_mask(mask: str) -> None:
+    body = "[attn] y, , , w = Attention <scale: float = 0.25, qk_matmul_output_mode: int = 2> (q, k, v, m)"
+    inputs = f"float[B,4,S,16] q, float[B,4,T,16] k, float[B,4,T,16] v, {mask} m"
+    graph = g.model(inputs, body, "float[B,4,S,16] y, float[B,4,S,T] w")
+    assert actions(graph, "ort")[0] == "mask the shown scores outside"
+    lowered = lower(graph, "ort").model
+    assert attributes(lowered)["qk_matmul_output_mode"] == 1 and "Softmax" not in g.ops(lowered)
+    assert "decompose" in actions(graph, RTX)
