@@ -36,6 +36,7 @@ def test_golden(golden: Golden) -> None:
     assert_same(before, result.model)
     # verification is a net below the reader, not a part of it: on these graphs it has nothing to put back
     assert serialised(fuse(before, Options(verify=False)).model) == serialised(result.model)
+    assert serialised(fuse(result.model, Options(verify=False)).model) == serialised(result.model)
 
 
 def test_a_golden_names_no_case_twice() -> None:

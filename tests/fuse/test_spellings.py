@@ -10,10 +10,10 @@ import pytest
 from exported import SHAPES, SIZES, Many, arguments, draw, export
 from spelling import Spelling
 from spellings import ALL, KEPT
-from text_graphs import session
+from text_graphs import serialised, session
 from torch import Tensor
 
-from export.fuse import Attention, FuseResult, fuse
+from export.fuse import Attention, FuseResult, Options, fuse
 
 UNSEEN = {"B": 3, "S": 4, "T": 9}
 
@@ -23,6 +23,7 @@ def test_torchscript(spelling: Spelling) -> None:
     module, names = spelling.module(), arguments(spelling)
     result = fuse(export(module, draw(names, SIZES, half=spelling.half), "torchscript", 17))
     assert_expected(spelling, list(result.attentions))
+    assert serialised(fuse(result.model, Options(verify=False)).model) == serialised(result.model)
     run = session(result.model)
     for sizes in (SIZES, SIZES if spelling.fixed else UNSEEN):
         inputs = draw(names, sizes, half=spelling.half, seed=1)
@@ -37,6 +38,7 @@ def test_dynamo(often: bool, opset: int) -> None:
     result = fuse(export(many, draw(list(SHAPES), SIZES), "dynamo", opset))
     for at, spelling in enumerate(spellings):
         assert_expected(spelling, rows_behind(result, at), opset)
+    assert serialised(fuse(result.model, Options(verify=False)).model) == serialised(result.model)
     run = session(result.model)
     for sizes in (SIZES, UNSEEN):
         inputs = draw(list(SHAPES), sizes, seed=1)
