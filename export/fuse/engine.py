@@ -1,6 +1,7 @@
 """The order of fusing: inline, raise the opset, apply laws, read every Softmax, emit, tidy, verify, report."""
 
 from collections.abc import Container
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -102,6 +103,11 @@ def fuse(model: ir.Model, options: Options = Options()) -> FuseResult:
         model: Any ONNX model of opset 13 or later; not changed.
         options: Whether to verify, and what rows without keys mean.
     """
+    with nullcontext() if options.verify else collector_paused():
+        return _fuse_with_or_without_functions(model, options)
+
+
+def _fuse_with_or_without_functions(model: ir.Model, options: Options) -> FuseResult:
     result, functions = _fuse(model, options, whole=False)
     if functions and any(row.status == "kept" for row in result.attentions):
         again, _ = _fuse(model, options, whole=True)

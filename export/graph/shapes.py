@@ -3,7 +3,6 @@
 import logging
 import re
 import warnings
-from collections.abc import Iterator
 from functools import lru_cache
 
 import onnx_ir as ir
@@ -22,14 +21,11 @@ def infer(model: ir.Model) -> None:
     law, it infers again what the law changed.
     """
     teach()
-    held = [(tensor, tensor.name) for tensor in _constants(model)]
     _type_constants(model)
     known = Known(name for value in model.graph.inputs for name in _names(value.shape))
     if not refresh(model, known, _normalise):
         _infer_all(model, known)
         remember(model)
-    for tensor, name in held:  # the library names a Constant's tensor, which a clone shares with the user's model
-        tensor.name = name
 
 
 def copy(model: ir.Model) -> ir.Model:
@@ -53,9 +49,12 @@ def clean(model: ir.Model) -> None:
 def _infer_all(model: ir.Model, known: Known) -> None:
     _forget_names(model, known)
     carried = _carried(model)
+    named = [(tensor, tensor.name) for tensor in _in_functions(model)]
     for loop, at, init, _ in carried:
         loop.replace_input_with(at, ir.Value(name=init.name, type=init.type))
     _infer_with_library(model)
+    for tensor, name in named:
+        tensor.name = name
     for loop, at, init, _ in carried:
         loop.replace_input_with(at, init)
     ranks = [(inner, len(init.shape)) for _, _, init, inner in carried if init.shape is not None]
@@ -104,25 +103,31 @@ def _infer_with_library(model: ir.Model) -> None:
                 _normalise(value)
 
 
-def _constants(model: ir.Model) -> Iterator[ir.TensorProtocol]:
-    for graph in graphs(model):
-        for node in graph:
-            attribute = node.attributes.get("value") if node.op_type == "Constant" else None
-            if attribute is not None and attribute.type == ir.AttributeType.TENSOR:
-                yield attribute.as_tensor()
-
-
 def _type_constants(model: ir.Model) -> None:
-    """Gives initializers and constants the type and shape of their data, where the file does not say them twice."""
+    """Gives initializers and constants the type and shape of their data, where the file does not say them twice.
+
+    A Constant's output holds its tensor then; else the library names the tensor, which is the user's model's too.
+    """
     for graph in graphs(model):
         for node in graph:
-            if node.op_type == "Constant" and node.domain == "":
-                held = node.attributes.get("value")
-                if held is not None and node.outputs[0].const_value is None and not held.is_ref():
-                    node.outputs[0].const_value = held.value
-                    _type(node.outputs[0])
+            _hold(node)
         for value in graph.initializers.values():
             _type(value)
+
+
+def _in_functions(model: ir.Model) -> list[ir.TensorProtocol]:
+    """Returns the tensors of the Constants in functions: the library names those of the copies it makes of a body."""
+    nodes = [node for function in model.functions.values() for node in function.graph.all_nodes()]
+    held = [attribute for node in nodes for attribute in node.attributes.values() if not attribute.is_ref()]
+    return [attribute.value for attribute in held if attribute.type == ir.AttributeType.TENSOR]
+
+
+def _hold(node: ir.Node) -> None:
+    if node.op_type == "Constant" and node.domain == "":
+        held, output = node.attributes.get("value"), node.outputs[0]
+        if held is not None and output.const_value is None and not held.is_ref():
+            output.const_value = held.value
+            _type(output)
 
 
 def _type(value: ir.Value) -> None:

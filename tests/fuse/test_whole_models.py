@@ -136,7 +136,9 @@ Attend (q, k, v) => (y) { s = MatMul(q, k) w = my.Weights(s) y = MatMul(w, v) }
 <opset_import: ["": 18], domain: "my">
 Weights (s) => (p) { p = WEIGHTS(s) }
 <opset_import: ["": 18], domain: "my">
-Norm (x) => (y) { sq = Mul(x, x) e = Constant<value_ints = [-1]>() m = ReduceMean(sq, e) r = Sqrt(m) y = Div(x, r) }
+Norm (x) => (y) {
+  sq = Mul(x, x) e = Constant<value = int64[1] {-1}>() m = ReduceMean(sq, e) r = Sqrt(m) y = Div(x, r)
+}
 """
 
 
