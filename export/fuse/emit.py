@@ -51,7 +51,7 @@ def emit(block: Block, agreed: Agreement, masked_rows: str, prover: Prover) -> E
     k_operand, k_factor = _unscaled(build, block.scores.key_t.swap())
     query = _place(build, q_operand, agreed.dtype, agreed.lead)
     key = _place(build, k_operand, agreed.dtype, (agreed.lead[0], agreed.kv_heads))
-    value = _place(build, _per_key(build, block.weights), agreed.dtype, (agreed.lead[0], agreed.kv_heads))
+    value = _place(build, _per_key(build, block, agreed.dtype), agreed.dtype, (agreed.lead[0], agreed.kv_heads))
     mask = write_mask(build, block, agreed, key, masked_rows, prover)
     if mask.open_rows is not None:
         query = build("Mul", query, mask.open_rows, dtype=agreed.dtype, shape=query.shape)
@@ -92,10 +92,17 @@ def emit(block: Block, agreed: Agreement, masked_rows: str, prover: Prover) -> E
     return Emitted(node, scale, mask.kind, mask.masked_rows)
 
 
-def _per_key(build: Builder, weights: Weights) -> Operand:
+def _per_key(build: Builder, block: Block, dtype: ir.DataType) -> Operand:
     """Returns V after what was done to the weights of whole keys: `(P * c) @ V == P @ (c^T * V)`."""
-    value, swapped = weights.value.value, weights.value.swapped
+    weights = block.weights
+    value, swapped = uncast(weights.value.value, dtype), weights.value.swapped
     for link in weights.columns:
+        if link.kind == "factor" and value is not weights.value.value:
+            raise Refusal(
+                "K307",
+                f"{label(link.node)} multiplies weights of {label(block.softmax)} by numbers that {dtype.name.lower()}, "
+                "the type of Q, may not hold.",
+            )
         column = link.value
         if column is None:
             continue

@@ -100,7 +100,9 @@ def _moved(softmax: ir.Node, link: Link, weights: Weights, at: int) -> Weights:
     over_keys = len(length) == 1 or (len(length) > 1 and length[-2] == 1)
     lead, have = length[:-2], (dims(room) or ())[:-2]
     within = len(lead) <= len(have) and all(a in (1, b) for a, b in zip(reversed(lead), reversed(have), strict=False))
-    if fits and over_keys and within and (link.kind == "zero" or link.when):
+    # 0 / 0 of a whole row is NaN until its keys are set to 0: that one does not pass the division behind the product
+    settled = link.kind == "factor" or not any(step.kind == "factor" and not step.when for step in weights.behind)
+    if fits and over_keys and within and settled and (link.kind == "zero" or link.when):
         return replace(weights, columns=(*weights.columns, link))
     if link.kind == "zero":
         raise Refusal(

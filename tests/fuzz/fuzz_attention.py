@@ -38,11 +38,12 @@ def attention(node, q, k, v, mask=None, past_k=None, past_v=None, lengths=None):
     x, e = product(q, wide_k.moved(lambda y: y.swapaxes(-1, -2)), np.matmul, unit)
     x, e = scale * x, abs(scale) * e + 3.0 * node.rounding.scaled(np.abs(scale * x), q.kind)
     e = e + 4.0 * unit * np.abs(x)  # the scale may go on Q and K first
-    outputs = [x]
+    shown = [(x, e)]
     cap = a.get("softcap", 0.0)
     if cap:
         x = cap * np.tanh(x / cap)
         e = e + 4.0 * unit * np.abs(x) + node.rounding.scaled(np.abs(x), q.kind)
+    shown.append((x, e))
     hidden, added, added_e = _mask(a, q.x.shape, k.x.shape[2], mask, past, lengths)
     x = np.where(hidden, -np.inf, x + added)
     if node.rounding.faithful:  # every kernel adds the mask in float32 at least
@@ -50,16 +51,15 @@ def attention(node, q, k, v, mask=None, past_k=None, past_v=None, lengths=None):
     deep = node.rounding.result(added, ir.DataType.FLOAT, 0.0).e
     e = e + added_e + deep
     e = np.where(np.isfinite(x), e, 0.0)
+    shown.append((x, e))
     p, off = softmax(x, e, unit, -np.inf)
     weights = node.rounding.result(p, q.kind, off)
     y, ye = product(Tensor(p, q.kind, off + unit * p), wide_v, np.matmul, unit)
     y = node.rounding.result(y, v.kind, ye)
     if flat:
         y = y.moved(lambda t: t.transpose(0, 2, 1, 3).reshape(t.shape[0], t.shape[2], -1))
-    wanted = weights
-    if node.outputs > 3 and a.get("qk_matmul_output_mode", 0) != 3:
-        assert a.get("qk_matmul_output_mode", 0) == 0
-        wanted = node.rounding.result(outputs[0], q.kind, e)
+    mode = a.get("qk_matmul_output_mode", 0)
+    wanted = weights if mode == 3 else node.rounding.result(shown[mode][0], q.kind, shown[mode][1])
     return y, k, v, wanted
 
 
