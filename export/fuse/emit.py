@@ -100,8 +100,8 @@ def _per_key(build: Builder, block: Block, dtype: ir.DataType) -> Operand:
         if link.kind == "factor" and value is not weights.value.value:
             raise Refusal(
                 "K307",
-                f"{label(link.node)} multiplies weights of {label(block.softmax)} by numbers that {dtype.name.lower()}, "
-                "the type of Q, may not hold.",
+                f"{label(link.node)} multiplies weights of {label(block.softmax)} by numbers that "
+                f"{dtype.name.lower()}, the type of Q, may not hold.",
             )
         column = link.value
         if column is None:

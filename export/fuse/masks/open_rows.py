@@ -37,12 +37,8 @@ def sees(
     Raises:
         Refusal: A shallow fill stands beside a mask that may be as deep.
     """
-    fills = [fill for fill in effective(stages) if fill > -np.inf]
-    shallowest = max(fills)
-    added = sum(
-        bound(s.value).finite * _later(stages, at) for at, s in enumerate(stages) if s.kind in ("add", "subtract")
-    )
-    if added <= -shallowest / 2 or total.dtype is None:
+    shallowest = _shallowest_beside(stages)
+    if shallowest is None or total.dtype is None:
         return conditions
     if -shallowest * _roundoff(total.dtype) < _VANISH:
         raise Refusal(
@@ -51,6 +47,25 @@ def sees(
             "rows that both hide, the two mix. Fill with -inf, or ask for masked_rows=zero.",
         )
     return [*conditions, _above(build, total, shallowest / 2)]
+
+
+def emptied(stages: tuple[Stage, ...], total: ir.Value, build: Builder) -> ir.Value:
+    """Returns the mask of fills that are -inf now with -inf too where what is added is as deep as the fills were.
+
+    A row that both hide together has no key, and is to be 0.
+    """
+    shallowest = _shallowest_beside(stages)
+    if shallowest is None or total.dtype is None:
+        return total
+    hidden = build.number(-np.inf, total.dtype)
+    return build("Where", _above(build, total, shallowest), total, hidden, dtype=total.dtype, shape=total.shape)
+
+
+def _shallowest_beside(stages: tuple[Stage, ...]) -> float | None:
+    """Returns the shallowest finite fill where something is added that may be as deep, else None."""
+    fills = [fill for fill in effective(stages) if fill > -np.inf]
+    added = (bound(s.value).finite * _later(stages, at) for at, s in enumerate(stages) if s.kind in ("add", "subtract"))
+    return max(fills) if fills and sum(added) > -max(fills) / 2 else None
 
 
 def narrowed(build: Builder, total: ir.Value, dtype: ir.DataType) -> tuple[ir.Value, ir.Value]:

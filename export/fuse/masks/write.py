@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from export.fuse.contract import Agreement, Block
 from export.fuse.masks.frames import place
-from export.fuse.masks.open_rows import effective, fits, narrowed, sees
+from export.fuse.masks.open_rows import effective, emptied, fits, narrowed, sees
 from export.fuse.masks.prove import Prover, hides
 from export.fuse.scores import Stage
 from export.graph.build import Builder
@@ -70,6 +70,8 @@ def write_mask(
     kind = "float" if not fills else "bool+float" if len(conditions) < len(masking) else "bool"
     absorbs = _absorbs(stages, agreed.dtype)
     value = _replay(build, block, stages, conditions, _replayed_in(block, agreed), _DEEP if absorbs else None)
+    if masked_rows == "zero":
+        value = emptied(block.scores.stages, value, build)
     seen: list[ir.Value] = []
     if any(s.kind == "fill" and s.fill > -np.inf for s in stages) and not absorbs:
         seen = sees(stages, conditions, value, block, build)

@@ -44,6 +44,9 @@ TRIALS = (
 )
 
 
+DEEP = -1e9
+"""What hides a key when it is added to a score."""
+
 _FUNCTIONS = {"floor", "ceiling", "Max", "Min", "Mod"}
 
 
@@ -94,14 +97,16 @@ def size(value: ir.Value, bound: Mapping[str, int]) -> tuple[int, ...]:
     return tuple(max(number, 0) for number in shape)
 
 
-def draw(value: ir.Value, shape: tuple[int, ...], trial: Trial, masks: bool, rng: np.random.Generator) -> np.ndarray:
+def draw(
+    value: ir.Value, shape: tuple[int, ...], trial: Trial, deep: float | None, rng: np.random.Generator
+) -> np.ndarray:
     """Returns data for one input of a region.
 
     Args:
         value: The tensor.
         shape: Its concrete shape.
         trial: What to draw.
-        masks: The tensor reaches only the mask, so patterns apply to it.
+        deep: What hides a key where the tensor reaches only the mask, so that patterns apply to it; else None.
         rng: The generator.
     """
     dtype = value.dtype
@@ -111,8 +116,8 @@ def draw(value: ir.Value, shape: tuple[int, ...], trial: Trial, masks: bool, rng
         return _pattern(shape, trial.pattern, rng)
     if dtype.is_floating_point():
         data = rng.standard_normal(shape) * trial.magnitude
-        if masks and trial.pattern != "open":
-            data = np.where(_pattern(shape, trial.pattern, rng), rng.standard_normal(shape), -1e9)
+        if deep is not None and trial.pattern != "open":
+            data = np.where(_pattern(shape, trial.pattern, rng), rng.standard_normal(shape), deep)
         return data.astype(np.float64 if dtype == ir.DataType.DOUBLE else np.float32)
     return _pattern(shape, trial.pattern, rng).astype(dtype.numpy())
 

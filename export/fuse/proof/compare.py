@@ -10,6 +10,10 @@ import onnx_ir as ir
 
 from export.fuse.proof import adversary
 from export.fuse.proof.region import Cut, by_name, cut, settled, to_model
+from export.fuse.proof.running import Arrays, Run
+from export.fuse.proof.running import runnable as _runnable
+from export.fuse.proof.running import session as _session
+from export.fuse.proof.signs import subtracted
 from export.fuse.proof.ties import settle, ties
 from export.fuse.proof.twins import fingerprint
 from export.fuse.rows import Verification
@@ -17,9 +21,7 @@ from export.graph.values import Refusal, graphs
 
 _TINY = 1e-30
 
-Arrays = Mapping[str, np.ndarray]
 Bound = Callable[[Arrays], Sequence[np.ndarray]]
-Run = Callable[[Arrays], dict[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class Comparison:
         inside = [v for v in (*inputs, *also) if str(v.name) not in new_cut.leaves]
         data = cut([v for v in inputs if v is not masks], lambda v: str(v.name) in new_cut.leaves)
         self.mask_only = set() if masks is None else set(new_cut.leaves) - set(data.leaves)
+        self.subtracted = set() if masks is None else subtracted(masks, self.mask_only)
         self._ties = cache(lambda: ties(old_cut.nodes))
         self.new_model = to_model(new_cut, [*self.outputs, *dict.fromkeys(inside)], opset)
         self.old_model = to_model(old_cut, olds, before.opset)
@@ -103,7 +106,10 @@ class Comparison:
             try:
                 found = new_run(feeds)
             except RuntimeError as error:
-                raise Refusal("V902", f"'{self.name}' does not run ({trial.name}): {error}") from error
+                raise Refusal(
+                    "V902",
+                    f"'{self.name}' does not run where the block before it does ({trial.name}); it says {error}.",
+                ) from error
             for output, budget in zip(self.outputs, bound({**feeds, **found}), strict=True):
                 name = str(output.name)
                 try:
@@ -136,11 +142,15 @@ class Comparison:
         try:
             bound = settle(adversary.bind(self.leaves, sizes), self._ties())
             return {
-                name: adversary.draw(value, adversary.size(value, bound), trial, name in self.mask_only, rng)
+                name: adversary.draw(value, adversary.size(value, bound), trial, self._deep(name), rng)
                 for name, value in self.leaves.items()
             }
         except ValueError as error:
             raise Refusal("V904", f"'{self.name}' cannot be checked: {error}.") from error
+
+    def _deep(self, name: str) -> float | None:
+        """What hides a key in a tensor of which only the mask is made."""
+        return None if name not in self.mask_only else -adversary.DEEP if name in self.subtracted else adversary.DEEP
 
     def _against_exact(
         self,
@@ -246,42 +256,3 @@ def _common_cut(new: Sequence[ir.Value], olds: Sequence[ir.Value], before: Befor
 
 def _never(_: ir.Value) -> bool:
     return False
-
-
-def _runnable(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Spells the region so that ONNX Runtime reads it rightly; that lowering is a proven identity of its own."""
-    if not any(node.op_type in ("Attention", "RotaryEmbedding") for node in model.graph.node):
-        return model
-    from export.errors import LoweringRefusedError
-    from export.lower import lower
-
-    try:
-        return ir.to_proto(lower(ir.from_proto(model), "ort").model)
-    except LoweringRefusedError as error:
-        raise Refusal(
-            "V909", f"ONNX Runtime cannot be given the fused block, so it was not checked: {error}"
-        ) from error
-
-
-def _session(model: onnx.ModelProto) -> Run:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    names = [o.name for o in model.graph.output]
-    try:
-        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise Refusal("V908", f"ONNX Runtime does not load the region: {error}") from error
-    wanted = {i.name for i in session.get_inputs()}
-
-    def run(feeds: Arrays) -> dict[str, np.ndarray]:
-        try:
-            results = session.run(names, {n: a for n, a in feeds.items() if n in wanted})
-        except Exception as error:
-            raise RuntimeError(str(error).splitlines()[0]) from error
-        return dict(zip(names, results, strict=True))
-
-    return run

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
@@ -131,7 +132,7 @@ def to_model(
         tensor = value.const_value
         if tensor is not None:
             data = tensor.numpy()
-            data = data.astype(dtype.numpy()) if tensor.dtype in _narrower(dtype) else data
+            data = _as_wide(data, tensor.dtype, dtype) if tensor.dtype in _narrower(dtype) else data
             proto.initializer.append(ir.to_proto(ir.tensor(data, name=name)))
             proto.value_info.append(onnx.helper.make_tensor_value_info(name, element_type(value, dtype), data.shape))
     for name, value in {**region.leaves, **region.shaped}.items():
@@ -144,6 +145,20 @@ def to_model(
 
 def _narrower(dtype: ir.DataType) -> tuple[ir.DataType, ...]:
     return (*_HALF, ir.DataType.FLOAT) if dtype == ir.DataType.DOUBLE else _HALF
+
+
+def _as_wide(data: np.ndarray, narrow: ir.DataType, wide: ir.DataType) -> np.ndarray:
+    """Returns constants in a wider type, those that are deep in half precision as deep there.
+
+    Beside -65504 a half precision score vanishes, and the sum of two is -inf. Both hold in float32 only for a number as
+    near to the end of its range.
+    """
+    found = data.astype(wide.numpy())
+    if narrow != ir.DataType.FLOAT16 or wide != ir.DataType.FLOAT:
+        return found
+    grown = data.astype(np.float64) * (float(wide.max) / float(narrow.max))
+    deep = np.isfinite(found) & (np.abs(found) >= float(narrow.max) / 4.0)
+    return np.where(deep, grown, found).astype(wide.numpy())
 
 
 def element_type(value: ir.Value, dtype: ir.DataType = ir.DataType.FLOAT) -> int:
@@ -181,7 +196,8 @@ def _widened(node: onnx.NodeProto, dtype: ir.DataType) -> onnx.NodeProto:
         if attr.name in ("to", "dtype", "softmax_precision") and attr.i in halves:
             attr.i = int(dtype)
         elif attr.type == onnx.AttributeProto.TENSOR and attr.t.data_type in halves:
-            data = ir.from_proto(attr.t).numpy().astype(dtype.numpy())
+            narrow = ir.from_proto(attr.t)
+            data = _as_wide(narrow.numpy(), narrow.dtype, dtype)
             attr.t.CopyFrom(onnx.numpy_helper.from_array(data, attr.t.name))
         elif attr.type == onnx.AttributeProto.GRAPH:
             for inner in attr.g.node:

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from export.fuse.proof.compare import LAYOUT, Arrays, Before, Comparison, visible
+from export.fuse.proof.compare import LAYOUT, Before, Comparison, visible
+from export.fuse.proof.running import Arrays
 from export.fuse.proof.way import Way
 from export.fuse.rows import Verification
 from export.graph.values import Refusal

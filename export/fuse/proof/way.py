@@ -3,7 +3,8 @@
 import numpy as np
 import onnx_ir as ir
 
-from export.fuse.proof.compare import LAYOUT, Arrays
+from export.fuse.proof.compare import LAYOUT
+from export.fuse.proof.running import Arrays
 from export.graph.values import array, permutation
 
 _TINY = 1e-30
