@@ -21,6 +21,7 @@ SHAPES = {
     "gk": ("B", 2, "T", D), "gv": ("B", 2, "T", D),
 }  # fmt: skip
 BOOLEAN = {"m", "pad", "kpad"}
+POSITIONS = {"p": ("B", "S")}
 
 
 class Many(nn.Module):
@@ -49,8 +50,10 @@ def draw(names: Sequence[str], sizes: dict[str, int], *, half: bool = False, see
     generator = torch.Generator().manual_seed(seed)
     drawn = {}
     for name in names:
-        shape = [sizes[d] if isinstance(d, str) else d for d in SHAPES[name]]
-        if name in BOOLEAN:
+        shape = [sizes[d] if isinstance(d, str) else d for d in {**SHAPES, **POSITIONS}[name]]
+        if name in POSITIONS:
+            drawn[name] = torch.randint(0, 16, shape, generator=generator)
+        elif name in BOOLEAN:
             drawn[name] = torch.rand(shape, generator=generator) > 0.3
         else:
             data = torch.randn(shape, generator=generator)
@@ -60,7 +63,7 @@ def draw(names: Sequence[str], sizes: dict[str, int], *, half: bool = False, see
 
 def export(module: nn.Module, inputs: dict[str, Tensor], exporter: str, opset: int) -> ir.Model:
     """Returns the graph as the exporter wrote it; its results are compared by whoever asks for it."""
-    axes = {n: {a: d for a, d in enumerate(SHAPES[n]) if isinstance(d, str)} for n in inputs}
+    axes = {n: {a: d for a, d in enumerate({**SHAPES, **POSITIONS}[n]) if isinstance(d, str)} for n in inputs}
     with warnings.catch_warnings(), unheard():
         warnings.simplefilter("ignore")  # the exporters' own deprecations and tracer notes
         if exporter == "torchscript":

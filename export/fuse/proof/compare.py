@@ -32,8 +32,9 @@ class Before:
         values: Every named value.
         opset: Its default opset.
         free: The symbols whose sizes a caller chooses: those of the graph's inputs.
-        settled: Numbers and vectors that sizes alone decide (positions, the ends of a Range): they are computed, for
-            drawn at random they would decide sizes that no run has.
+        settled: What is computed, not drawn: numbers and vectors that sizes alone decide (positions, the ends of a
+            Range), for drawn at random they would decide sizes that no run has; and what rotary tables are made of, for
+            it is there that their halves are equal.
     """
 
     values: Mapping[str, ir.Value]
@@ -244,6 +245,10 @@ def _common_cut(new: Sequence[ir.Value], olds: Sequence[ir.Value], before: Befor
 
         new_cut = cut(new, stop, sized)
         old_cut = cut(olds, lambda value: str(value.name) in new_cut.leaves, sized)  # noqa: B023
+        inside = {str(v.name) for found in (new_cut, old_cut) for node in found.nodes for v in node.outputs}
+        if halved := inside & set(new_cut.leaves):  # one output of a node whose other outputs are computed
+            opened |= halved
+            continue
         extra = set(old_cut.leaves) - set(new_cut.leaves)
         if not extra:
             return new_cut, old_cut

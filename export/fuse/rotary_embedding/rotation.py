@@ -156,14 +156,10 @@ def _rotation(node: ir.Node, tail: int, base: Base, pairing: Pairing, four: _Fou
     x0, x1 = four[0].pick, four[1].pick
     if not all(p.parts for p in (a, b, c, d)):
         return None  # sums and differences of channels, without a table: no embedding of positions
-    if a == d and b == c.negated:
-        cos, sin = a, c
-    elif b == c and a == d.negated:  # the second half of the result comes from the first of x
-        cos, sin, x0, x1 = b, d, x1, x0
-    else:
+    if a != d or b != c.negated:
         raise _no_rotation(node, (a, b, c, d))
     pairs = (*x0, *x1) if pairing == "half" else tuple(i for pair in zip(x0, x1, strict=True) for i in pair)
-    return Rotation(value, tail, base, pairs, four[0].casts, pairing, cos, sin)
+    return Rotation(value, tail, base, pairs, four[0].casts, pairing, a, c)
 
 
 def _no_rotation(node: ir.Node, four: tuple[Product, Product, Product, Product]) -> Refusal:

@@ -12,15 +12,15 @@ from math import prod
 import numpy as np
 import onnx_ir as ir
 
-from export.fuse.rotary_embedding.channels import Channels, everything, operand, step
+from export.fuse.rotary_embedding.channels import Channels, everything, operand, sizes, step
 from export.graph.numbers import Numbers, attribute_key
-from export.graph.values import array, attribute, dims, integers, permutation, rank, uniform
+from export.graph.values import array, attribute, dim, dims, integers, permutation, rank, uniform
 
 _ELEMENTWISE = {
     "Abs", "Add", "Cast", "Ceil", "Clip", "Cos", "Div", "Exp", "Floor", "Log", "Max", "Min", "Mod", "Mul", "Neg", "Pow",
     "Reciprocal", "Sigmoid", "Sin", "Softplus", "Sqrt", "Sub", "Tanh", "Where",
 }  # fmt: skip
-AROUND = {"Expand", "Gather", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
+AROUND = {"Expand", "Gather", "GatherND", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
 _HASHED = 1 << 23
 """Constants with more elements are not compared by what is in them."""
 
@@ -138,7 +138,7 @@ class Tables:
             return self._elementwise(channels, node, exact)
         if node.op_type in AROUND:
             return self._around(channels, node, exact) or self._leaf(channels)
-        if node.op_type == "MatMul" and channels.tail == 1:
+        if node.op_type in ("MatMul", "Einsum") and channels.tail == 1:
             return self._columns(channels, node)
         return self._leaf(channels)
 
@@ -231,12 +231,15 @@ class Tables:
         return Product(inner.number, (made,))
 
     def _columns(self, channels: Channels, node: ir.Node) -> Product:
-        left, right = node.inputs
-        if left is None or right is None or (rank(right) or 0) < 2:
+        """A matrix product's columns are made of the columns of its last factor."""
+        at = _columns_of(node)
+        source = node.inputs[at] if at is not None else None
+        own = sizes(source, 1) if source is not None else None
+        if at is None or source is None or own is None or own != channels.sizes:
             return self._leaf(channels)
-        columns = self.one(self.read(Channels(right, 1, channels.pick), exact=True))
-        made = self._made(Channels(channels.value, 1, channels.pick), node, (left, columns))
-        return Product(1.0, (made,))
+        inputs: list[int | ir.Value | None] = list(node.inputs)
+        inputs[at] = self.one(self.read(Channels(source, 1, channels.pick), exact=True))
+        return Product(1.0, (self._made(channels, node, tuple(inputs)),))
 
 
 def _leaves_channels(node: ir.Node, before: int, after: int) -> bool:
@@ -245,6 +248,9 @@ def _leaves_channels(node: ir.Node, before: int, after: int) -> bool:
     out = rank(node.outputs[0]) or 0
     if node.op_type == "Gather":
         return attribute(node, "axis", 0) % length < before
+    if node.op_type == "GatherND":
+        depth = dim(node.inputs[1], -1)
+        return isinstance(depth, int) and attribute(node, "batch_dims", 0) + depth <= before
     if node.op_type == "Transpose":
         perm = permutation(node)
         return perm is not None and perm[before:] == tuple(range(before, length))
@@ -261,3 +267,14 @@ def _leaves_channels(node: ir.Node, before: int, after: int) -> bool:
         literal = integers(node.inputs[1])
         return after <= before or (literal is not None and 0 not in literal[before:])
     return node.op_type == "Expand" and dims(node.inputs[1]) == (out,)
+
+
+def _columns_of(node: ir.Node) -> int | None:
+    """Returns which input of a MatMul or Einsum alone has the last axis of the result, as its own last axis."""
+    if node.op_type == "MatMul":
+        return 1 if (rank(node.inputs[1]) or 0) > 1 else None
+    terms, _, result = node.attributes["equation"].as_string().replace(" ", "").partition("->")
+    operands = terms.split(",")
+    found = [at for at, letters in enumerate(operands) if result and result[-1] in letters]
+    own = operands[found[0]] if len(found) == 1 and "." not in terms else ""
+    return found[0] if own.endswith(result[-1:]) and own.count(result[-1:]) == 1 else None

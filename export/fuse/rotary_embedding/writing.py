@@ -98,7 +98,7 @@ def _adapted(
         wide = out if node.op_type == "Unsqueeze" else length
         axes = integers(node.inputs[1]) or ()
         rest[0] = build.axes(*(axis % wide for axis in axes))
-    else:  # Expand and Reshape say the channels in a shape
+    elif node.op_type in ("Expand", "Reshape"):  # they say the channels in a shape
         int64 = ir.DataType.INT64
         first = build("Slice", rest[0], build.axes(0), build.axes(after), build.axes(0), dtype=int64)
         rest[0] = build("Concat", first, build.axes(made.width), dtype=int64, shape=ir.Shape([after + 1]), axis=0)
