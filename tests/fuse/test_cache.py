@@ -6,7 +6,7 @@ import onnx_ir as ir
 import pytest
 from text_graphs import SIZES, assert_same, expressions, parse, read_goldens
 
-from export.fuse import fuse
+from export.fuse import Options, fuse
 from export.fuse.rows import as_json
 from export.lower import lower
 
@@ -52,7 +52,21 @@ def test_an_attention_that_came_so_gets_its_cache_and_is_checked() -> None:
     assert [n.op_type for n in result.model.graph] == ["Attention"]
     assert_same(before, result.model, (*SIZES, *FIRST))
     # causal and windows count from the first key: with a past they would count from the past's end
-    (row,) = fuse(parse(text % "<is_causal = 1>")).attentions
+    (row,) = fuse(parse(text % "<is_causal = 1>"), Options(verify=False)).attentions
+    assert row.cache == "none"
+    (row,) = fuse(parse(text % ""), Options(verify=False)).attentions
+    assert row.cache == "past"
+
+
+def test_a_mask_of_one_column_for_all_keys_is_not_given_a_past() -> None:
+    text = """<ir_version: 10, opset_import: ["": 23]>
+    g (float[B,4,S,8] q, float[B,4,S,8] k, float[B,4,S,8] v, float[B,4,P,8] pk, float[B,4,P,8] pv, float[B,1,S,1] m)
+      => (float[B,4,S,8] y) {
+      ok = Concat<axis = 2>(pk, k)
+      ov = Concat<axis = 2>(pv, v)
+      y = Attention(q, ok, ov, m)
+    }"""
+    (row,) = fuse(parse(text), Options(verify=False)).attentions
     assert row.cache == "none"
 
 

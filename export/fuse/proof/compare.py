@@ -1,7 +1,7 @@
 """Compares one region of two graphs on ONNX Runtime CPU: cut at tensors both have, run on adversarial inputs."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
@@ -14,7 +14,7 @@ from export.fuse.proof.running import Arrays, Run
 from export.fuse.proof.running import runnable as _runnable
 from export.fuse.proof.running import session as _session
 from export.fuse.proof.signs import subtracted
-from export.fuse.proof.ties import settle, ties
+from export.fuse.proof.ties import Tie, settle, ties
 from export.fuse.proof.twins import fingerprint
 from export.fuse.rows import Verification
 from export.graph.values import Refusal, graphs
@@ -35,19 +35,22 @@ class Before:
         settled: What is computed, not drawn: numbers and vectors that sizes alone decide (positions, the ends of a
             Range), for drawn at random they would decide sizes that no run has; and what rotary tables are made of, for
             it is there that their halves are equal.
+        ties: Lengths that belong together anywhere in the graph; asked for where a region alone does not tell.
     """
 
     values: Mapping[str, ir.Value]
     opset: int
     free: frozenset[str]
     settled: frozenset[str] = frozenset()
+    ties: Callable[[], tuple[Tie, ...]] = field(default=tuple)
 
     @classmethod
     def of(cls, model: ir.Model) -> "Before":
         """Returns what comparisons need to know of a model."""
         inputs = [value for graph in graphs(model) for value in graph.inputs]
         free = frozenset(s for value in inputs for s in adversary.symbols(value) or ())
-        return cls(by_name(model), model.graph.opset_imports.get("", 23), free, settled(model))
+        everywhere = cache(lambda: ties(node for graph in graphs(model) for node in graph))
+        return cls(by_name(model), model.graph.opset_imports.get("", 23), free, settled(model), everywhere)
 
 
 class Comparison:
@@ -88,7 +91,7 @@ class Comparison:
         data = cut([v for v in inputs if v is not masks], lambda v: str(v.name) in new_cut.leaves)
         self.mask_only = set() if masks is None else set(new_cut.leaves) - set(data.leaves)
         self.subtracted = set() if masks is None else subtracted(masks, self.mask_only)
-        self._ties = cache(lambda: ties(old_cut.nodes))
+        self._ties = (cache(lambda: ties(old_cut.nodes)), before.ties)
         self.new_model = to_model(new_cut, [*self.outputs, *dict.fromkeys(inside)], opset)
         self.old_model = to_model(old_cut, olds, before.opset)
         self._exact: Callable[[], onnx.ModelProto] = lambda: to_model(old_cut, olds, before.opset, ir.DataType.DOUBLE)
@@ -131,17 +134,20 @@ class Comparison:
         self, trial: adversary.Trial, seed: int, old_run: Run
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]] | None:
         """Draws inputs of sizes that the original graph accepts, and runs it on them."""
-        for sizes in adversary.alternatives(trial.sizes):
-            feeds = self._feeds(trial, sizes, np.random.default_rng(seed))
-            try:
-                return feeds, old_run(feeds)
-            except RuntimeError:
-                continue
+        for known in self._ties:
+            for sizes in adversary.alternatives(trial.sizes):
+                feeds = self._feeds(trial, sizes, known(), np.random.default_rng(seed))
+                try:
+                    return feeds, old_run(feeds)
+                except RuntimeError:
+                    continue
         return None
 
-    def _feeds(self, trial: adversary.Trial, sizes: tuple[int, ...], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def _feeds(
+        self, trial: adversary.Trial, sizes: tuple[int, ...], known: tuple[Tie, ...], rng: np.random.Generator
+    ) -> dict[str, np.ndarray]:
         try:
-            bound = settle(adversary.bind(self.leaves, sizes), self._ties())
+            bound = settle(adversary.bind(self.leaves, sizes), known)
             return {
                 name: adversary.draw(value, adversary.size(value, bound), trial, self._deep(name), rng)
                 for name, value in self.leaves.items()

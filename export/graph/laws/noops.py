@@ -12,7 +12,13 @@ def drop_noops(graph: ir.Graph) -> int:
     for node in graph:
         if node.domain in ("", "ai.onnx") and _changes_nothing(node):
             source, result = node.inputs[0], node.outputs[0]
-            if source is None or result.is_graph_output():
+            if source is None:
+                continue
+            if result.is_graph_output():  # the node stays to give the output its name; others need not read it
+                users = list(result.uses())
+                for user, at in users:
+                    user.replace_input_with(at, source)
+                dropped += bool(users)
                 continue
             if source.shape is None:
                 source.shape = result.shape
