@@ -1,5 +1,7 @@
 """The report row of an attention op, read off the graph."""
 
+from collections.abc import Callable
+
 import onnx_ir as ir
 
 from export.fuse.emit import Emitted
@@ -88,17 +90,26 @@ def _rope(node: ir.Node) -> str:
     return rotated or "none"
 
 
+_LAYOUT = ("Transpose", "Reshape", "Cast", "Mul", "Expand", "Unsqueeze", "Squeeze")
+
+
 def rotated_by(value: ir.Value) -> ir.Node | None:
     """Returns the RotaryEmbedding a Q or K comes from, through layout changes and casts, or None."""
+    return nearest(value, lambda node: node.op_type == "RotaryEmbedding" and node.domain in ("", "ai.onnx"))
+
+
+def nearest(value: ir.Value, wanted: Callable[[ir.Node], bool]) -> ir.Node | None:
+    """Returns the node of a kind that a Q or K comes from, through layout changes and casts, or None."""
     current: ir.Value | None = value
     for _ in range(8):
-        found = made_by(current, "RotaryEmbedding")
-        if found is not None:
-            return found
-        step = made_by(current, "Transpose", "Reshape", "Cast", "Mul", "Expand", "Unsqueeze", "Squeeze", "Concat")
+        maker = current.producer() if current is not None else None
+        if maker is not None and wanted(maker):
+            return maker
+        step = made_by(current, *_LAYOUT, "Concat", "ScatterND")
         if step is None:
             return None
-        if step.op_type == "Concat":  # partial rotation, prefix tokens, a cache
-            return next((found for v in step.inputs if v is not None and (found := rotated_by(v)) is not None), None)
+        if step.op_type in ("Concat", "ScatterND"):  # partial rotation, prefix tokens, a cache
+            parts = (v for v in step.inputs if v is not None)
+            return next((found for v in parts if (found := nearest(v, wanted)) is not None), None)
         current = step.inputs[0] if array(step.inputs[0]) is None else step.inputs[1]
     return None

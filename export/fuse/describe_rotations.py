@@ -4,9 +4,10 @@ from collections.abc import Collection, Mapping
 
 import onnx_ir as ir
 
+from export.fuse.describe import nearest
 from export.fuse.rows import Rotation, Verification
 from export.graph.source_lines import source_line
-from export.graph.values import Refusal, dim, graphs
+from export.graph.values import Refusal, dim, graphs, label
 from export.rules import rule
 
 
@@ -69,3 +70,16 @@ def _kept(node: ir.Node, refusal: Refusal) -> Rotation:
         source=source_line(node),
         change=rule(refusal.code).change,
     )
+
+
+def unread(attention: ir.Node, kept: Mapping[ir.Node, Refusal]) -> list[str]:
+    """Returns what to add to the reason of an attention whose Q or K is rotated by what is no RotaryEmbedding."""
+    found = {
+        letter: node
+        for letter, value in zip("QK", attention.inputs[:2], strict=False)
+        if value is not None and (node := nearest(value, lambda n: n in kept)) is not None
+    }
+    if not found:
+        return []
+    node = next(iter(found.values()))
+    return [f"the rotation of {' and '.join(found)} stays as it is: {kept[node].code} at {label(node)}"]

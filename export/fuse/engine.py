@@ -10,7 +10,7 @@ import onnx_ir.passes.common as common
 
 from export.fuse.contract import Block, agree
 from export.fuse.describe import describe
-from export.fuse.describe_rotations import describe_rotations
+from export.fuse.describe_rotations import describe_rotations, unread
 from export.fuse.emit import Emitted, emit
 from export.fuse.masks.prove import Prover
 from export.fuse.masks.upgrade import Upgrade, upgrade_all
@@ -215,13 +215,16 @@ def _rows(draft: _Draft, verified: dict[str, Verification]) -> tuple[Attention, 
         for node in graph:
             made, upgrade = emitted.get(node), draft.upgraded.get(node, Upgrade())
             verification = verified.get(str(node.name))
+            turned = unread(node, draft.unrotated) if node.op_type == "Attention" else []
             if made is not None:
-                reason = "; ".join(["Softmax attention became one op", *upgrade.changes, *_empty_rows(made, upgrade)])
+                reason = "; ".join(
+                    ["Softmax attention became one op", *upgrade.changes, *_empty_rows(made, upgrade), *turned]
+                )
                 rows.append(describe(node, "fused", "F001", f"{reason}.", upgrade, made, verification))
             elif (node.domain, node.op_type) in _ALREADY:
                 changes = draft.changes(node)
                 code = "A002" if changes else "A001"
-                reason = "; ".join(["It was one attention op on arrival", *changes])
+                reason = "; ".join(["It was one attention op on arrival", *changes, *turned])
                 rows.append(describe(node, "already", code, f"{reason}.", upgrade, verification=verification))
     return (*rows, *draft.kept)
 

@@ -15,6 +15,7 @@ from export.graph.laws.einsum import spell_out_einsum
 from export.graph.laws.fold import fold
 from export.graph.laws.layout import turn_outside
 from export.graph.laws.noops import drop_noops, join_reshapes, join_transposes
+from export.graph.laws.scatter import assemble
 
 GOLDENS = read_goldens((Path(__file__).parent / "goldens" / "laws.txt").read_text())
 
@@ -31,6 +32,7 @@ LAWS = {
         join_transposes,
         join_reshapes,
         turn_outside,
+        assemble,
     )
 }
 

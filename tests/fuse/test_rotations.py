@@ -9,8 +9,9 @@ import collections
 import numpy as np
 import onnx_ir as ir
 import pytest
+import torch
 from exported import SIZES, draw, export
-from spellings_of_rotations import ALL, Turning
+from spellings_of_rotations import ALL, Turning, halves, halves_by_the_tables_of_pairs
 from text_graphs import session
 from torch import Tensor, nn
 
@@ -112,3 +113,21 @@ def test_tables_are_computed_once() -> None:
     assert first.inputs[1:3] == second.inputs[1:3]
     assert [sum(n.op_type == op for n in result.model.graph) for op in ("Cos", "Sin", "MatMul")] == [1, 1, 1]
     assert not [n for n in result.model.graph if n.op_type == "Concat" and 8 in (n.outputs[0].shape or ())]
+
+
+class Attends(nn.Module):
+    def __init__(self, turn) -> None:
+        super().__init__()
+        self.turn = turn
+
+    def forward(self, q, k):
+        keys = self.turn(k[:, :, :1] * q).transpose(-1, -2)
+        return torch.softmax(self.turn(q) @ keys, dim=-1) @ q
+
+
+@pytest.mark.parametrize("turn", [halves, halves_by_the_tables_of_pairs], ids=lambda f: f.__name__)
+def test_an_attention_says_which_rotation_stays(turn) -> None:
+    (row,) = fuse(export(Attends(turn), draw(["q", "k"], SIZES), "torchscript", 17)).attentions
+    assert row.status == "fused"
+    assert row.rope == ("qk" if turn is halves else "none")
+    assert ("the rotation of Q and K stays as it is: R101 at Add" in row.reason) == (turn is not halves)

@@ -3,7 +3,8 @@
 The standard wants cos and sin [B, S, D/2], or positions [B, S]. PyTorch 2.13 writes the operator itself at opset 23 and
 later, for the usual rotate-half, with the [1, S, D/2] that broadcasting made of it: such a graph runs at batch 1 only.
 Each table is written out once for all that read it; equal tables computed apart (one for Q, one for K, in each layer)
-become one.
+become one. Tables are expanded, not read by position: the RTX builder folds the Expand into one vectorised kernel for Q
+and K, where positions cost it two gathers, and ONNX Runtime's CPU provider takes 0 to 16% longer for positions.
 """
 
 import onnx_ir as ir

@@ -13,6 +13,7 @@ from export.graph.laws.einsum import spell_out_einsum
 from export.graph.laws.fold import fold
 from export.graph.laws.layout import turn_outside
 from export.graph.laws.noops import drop_noops, join_reshapes, join_transposes
+from export.graph.laws.scatter import assemble
 from export.graph.values import graphs
 
 _CONSTANTS = (fold, settle_expand, choose_branch)
@@ -23,6 +24,7 @@ _LAWS = (
     spell_out_einsum,
     drop_noops,
     join_reshapes,
+    assemble,
     turn_outside,
     join_transposes,
 )
