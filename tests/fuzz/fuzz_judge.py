@@ -104,9 +104,13 @@ class _Original:
         proto, found = ir.to_proto(model), []
         for trial in TRIALS:
             have = evaluate(proto, feeds(self._program, trial), Rounding(native=False))
+            if _reads_nan(proto, have):
+                continue
             said = self._differs(trial, have, Rounding(False), -np.inf)
             found += [f"meaning: {s}" for s in said]
         have = evaluate(proto, feeds(self._program, _ROWS), _FAITHFUL)
+        if _reads_nan(proto, have):
+            return found
         found += [f"rounded: {s}" for s in self._differs(_ROWS, have, _FAITHFUL, -np.inf)]
         return found or self._run(model)
 
@@ -172,6 +176,8 @@ class _Original:
                 found.append(f"{trial.name}: does not run: {error}")
                 continue
             bound = evaluate(proto, given, Rounding(native=True))
+            if _reads_nan(proto, bound):
+                continue
             have = {n: Tensor(results[n].astype(np.float64), bound[n].kind, bound[n].e) for n in self._names}
             said = self._differs(trial, have, Rounding(native=True), -np.inf, self._runs[trial.name])
             if not said and trial is _ROWS and self._program.kind == FLOAT:
@@ -180,6 +186,12 @@ class _Original:
                 said = self._differs(trial, have, _FAITHFUL, -np.inf, self._runs[trial.name])
             found += [f"ONNX Runtime: {s}" for s in said]
         return found
+
+
+def _reads_nan(proto: onnx.ModelProto, known: Mapping[str, Tensor]) -> bool:
+    """Says whether a block before gave an attention NaN: a guard against rows without keys may stop those too."""
+    attentions = [node for node in proto.graph.node if node.op_type == "Attention"]
+    return any(np.isnan(known[name].x).any() for node in attentions for name in node.input[:3])
 
 
 def _off(want: Tensor, have: Tensor) -> tuple[np.ndarray, np.ndarray]:

@@ -32,9 +32,9 @@ class Before:
         values: Every named value.
         opset: Its default opset.
         free: The symbols whose sizes a caller chooses: those of the graph's inputs.
-        settled: What is computed, not drawn: numbers and vectors that sizes alone decide (positions, the ends of a
-            Range), for drawn at random they would decide sizes that no run has; and what rotary tables are made of, for
-            it is there that their halves are equal.
+        settled: What is computed, not drawn: numbers, vectors and conditions that sizes alone decide (positions, the
+            ends of a Range, a window), for drawn at random they would decide sizes that no run has, or hide keys that
+            are proved to be seen; and what rotary tables are made of, for it is there that their halves are equal.
         ties: Lengths that belong together anywhere in the graph; asked for where a region alone does not tell.
     """
 

@@ -45,7 +45,7 @@ def by_name(model: ir.Model) -> dict[str, ir.Value]:
 
 
 def settled(model: ir.Model) -> frozenset[str]:
-    """Returns the names of the values of at most one axis that constants and the sizes of tensors alone decide."""
+    """Returns the names of vectors, and conditions of any rank, that constants and the sizes of tensors alone decide."""
     decided: set[ir.Value] = set()
     for graph in graphs(model):
         for node in graph:
@@ -54,7 +54,7 @@ def settled(model: ir.Model) -> frozenset[str]:
                 plain and all(v is None or v in decided or _constant(v) for v in node.inputs)
             ):
                 decided.update(node.outputs)
-    return frozenset(str(v.name) for v in decided if (rank(v) or 0) <= 1)
+    return frozenset(str(v.name) for v in decided if v.dtype == ir.DataType.BOOL or (rank(v) or 0) <= 1)
 
 
 def _constant(value: ir.Value) -> bool:
