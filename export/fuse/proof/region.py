@@ -45,7 +45,7 @@ def by_name(model: ir.Model) -> dict[str, ir.Value]:
 
 
 def settled(model: ir.Model) -> frozenset[str]:
-    """Returns the names of vectors, and conditions of any rank, that constants and the sizes of tensors alone decide."""
+    """Returns the names of vectors, and of conditions of any rank, that constants and sizes of tensors alone decide."""
     decided: set[ir.Value] = set()
     for graph in graphs(model):
         for node in graph:
