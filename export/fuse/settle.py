@@ -8,7 +8,7 @@ because the same condition fills the scores with a finite number, which may then
 """
 
 from dataclasses import replace
-from math import inf
+from math import inf, prod
 
 import onnx_ir as ir
 
@@ -16,6 +16,7 @@ from export.fuse.hidden import Hidden, positive, zero_or_one
 from export.fuse.scores import Scores, Stage
 from export.fuse.weights import Link, Weights
 from export.graph.values import Refusal, dims, label, made_by, same, uniform
+from export.lower.bounds import bound
 
 
 def settle(softmax: ir.Node, scores: Scores, weights: Weights) -> tuple[Scores, Weights]:
@@ -24,23 +25,28 @@ def settle(softmax: ir.Node, scores: Scores, weights: Weights) -> tuple[Scores, 
     Raises:
         Refusal: A step can neither be proved needless nor moved; the sentence names its node.
     """
-    zeroed: list[Link] = []
+    hidden = Hidden(scores)
+    zeroed: list[tuple[Link, int]] = []
     for at, link in enumerate(weights.links):
         if link.kind not in ("zero", "factor") or link.value is None:
             continue
         zeros = _as_zeros(link)
         if zeros is not None and zeros.value is not None and _unmoved(softmax, scores, link):
-            hidden = Hidden(scores)
             if hidden.key(zeros.value, zeros.when) or hidden.every(zeros.value, zeros.when):
                 absorbed = (*weights.absorbed, *_between(zeros.value, scores))
                 weights = replace(weights, guarded=True, absorbed=absorbed)
                 continue
             if any(_matches(stage, zeros) for stage in scores.stages):
-                zeroed.append(zeros)
-                weights = replace(weights, guarded=True)
+                zeroed.append((zeros, at))
                 continue
         weights = _moved(softmax, link, weights, at)
-    return _deepened(softmax, scores, zeroed), replace(weights, deepened=tuple(zeroed))
+    deepened = tuple(zeros for zeros, _ in zeroed)
+    if deepened and _deepens(scores, deepened):
+        weights = replace(weights, guarded=True, deepened=deepened)
+        return replace(scores, stages=tuple(_deep(stage, deepened) for stage in scores.stages)), weights
+    for _, at in zeroed:
+        weights = _moved(softmax, weights.links[at], weights, at)
+    return scores, weights
 
 
 def _as_zeros(link: Link) -> Link | None:
@@ -70,17 +76,24 @@ def _matches(stage: Stage, zeros: Link) -> bool:
     return have[1] == wanted[1] and same(have[0], wanted[0])
 
 
-def _deepened(softmax: ir.Node, scores: Scores, zeroed: list[Link]) -> Scores:
-    """Makes -inf the fill of a condition that also zeroes weights after the softmax: the two mean "no such key"."""
-    if not zeroed:
-        return scores
-    stages = tuple(
-        replace(stage, fill=-inf) if any(_matches(stage, zeros) for zeros in zeroed) else stage
-        for stage in scores.stages
-    )
-    if any(stage.kind == "fill" and stage.fill > -inf for stage in stages):
-        raise Refusal("K305", f"Weights of {label(softmax)} are set to 0 under one of several finite masks only.")
-    return replace(scores, stages=stages)
+def _deepens(scores: Scores, zeroed: tuple[Link, ...]) -> bool:
+    """Says whether -inf may stand for the finite fills whose keys' weights become 0 after the softmax.
+
+    A row of such keys only gives 0 either way. In any other, nothing that is left may be as deep as they are: no fill
+    of another condition, and nothing added.
+    """
+    last = len(scores.stages)
+    fills = [(s, at) for at, s in enumerate(scores.stages) if s.kind == "fill" and s.fill > -inf]
+    if any(not any(_matches(stage, zeros) for zeros in zeroed) for stage, _ in fills):
+        return False
+    factors = [prod(s.fill for s in scores.stages[at + 1 :] if s.kind == "scale") for at in range(last)]
+    shallowest = min((-stage.fill * factors[at] for stage, at in fills), default=inf)
+    added = ((s, at) for at, s in enumerate(scores.stages) if s.kind in ("add", "subtract"))
+    return all(bound(stage.value).finite * factors[at] < shallowest for stage, at in added)
+
+
+def _deep(stage: Stage, zeroed: tuple[Link, ...]) -> Stage:
+    return replace(stage, fill=-inf) if any(_matches(stage, zeros) for zeros in zeroed) else stage
 
 
 def _moved(softmax: ir.Node, link: Link, weights: Weights, at: int) -> Weights:
@@ -108,7 +121,7 @@ def _moved(softmax: ir.Node, link: Link, weights: Weights, at: int) -> Weights:
         raise Refusal(
             "K305",
             f"Weights of {label(softmax)} are set to 0 after the softmax under '{value.name}', "
-            "which does not mask the scores before it.",
+            "which does not mask the scores before it, or not as deep as all else that does.",
         )
     raise Refusal(
         "K307",

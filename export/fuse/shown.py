@@ -45,7 +45,7 @@ def shown(softmax: ir.Node, scores: Scores, weights: Weights) -> Shown | None:
                 "K210", f"The scores are used elsewhere: '{node.outputs[0].name}' of {label(node)} is read twice."
             )
     _check_tests(weights, inside)
-    for candidate in (None, *_of_weights(softmax, scores, weights), *_of_scores(scores)):
+    for candidate in (None, *_of_weights(softmax, scores, weights), *_of_scores(scores, weights)):
         dies = _Dies(inside, weights.product, None if candidate is None else candidate.value)
         if not (dies.node(softmax) and dies.node(scores.nodes[0])):
             continue
@@ -97,11 +97,11 @@ def _of_weights(softmax: ir.Node, scores: Scores, weights: Weights) -> Iterator[
         yield Shown(value, 3)
 
 
-def _of_scores(scores: Scores) -> Iterator[Shown]:
+def _of_scores(scores: Scores, weights: Weights) -> Iterator[Shown]:
     """Yields the scores at the steps where they are what the op gives, the latest first."""
     for mark in reversed(scores.marks):
         if mark.frame == scores.frame and mark.query == scores.query and scores.scale:
-            mode = _mode(mark, scores)
+            mode = None if mark.stages and weights.deepened else _mode(mark, scores)
             if mode is not None:
                 yield Shown(mark.value, mode, 1.0 if mode else mark.scale / scores.scale)
 
@@ -110,6 +110,7 @@ def _mode(mark: Mark, scores: Scores) -> int | None:
     if not mark.stages:
         return 1 if mark.softcap else 0
     whole = mark.stages == len(scores.stages) and mark.scale == scores.scale
+    whole = whole and mark.value.dtype == scores.query.value.dtype  # the op adds its mask in its own type
     exact = all(stage.kind != "fill" or stage.fill == -inf for stage in scores.stages)
     return 2 if whole and exact and not scores.reshapes else None
 

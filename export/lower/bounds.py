@@ -20,7 +20,7 @@ _COMPUTED = frozenset({
     "Attention", "Conv", "Gemm", "LayerNormalization", "MatMul", "RMSNormalization", "Sigmoid", "Softmax", "Tanh",
 })
 # fmt: on
-_ORDINARY = 1e4
+ORDINARY = 1e4
 """Taken as the bound of what a network computes from its activations: masks of that kind are learned biases."""
 
 
@@ -85,7 +85,7 @@ def _judge(value: ir.Value, seen: dict[ir.Value, Bound], depth: int) -> Bound:
         case op if op in _MOVES:
             return largest
         case op if op in _COMPUTED:
-            return Bound(_ORDINARY, False)
+            return Bound(ORDINARY, False)
     return UNKNOWN
 
 

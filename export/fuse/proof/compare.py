@@ -18,6 +18,7 @@ from export.fuse.proof.ties import Tie, settle, ties
 from export.fuse.proof.twins import fingerprint
 from export.fuse.rows import Verification
 from export.graph.values import Refusal, graphs
+from export.lower import bounds
 
 _TINY = 1e-30
 
@@ -89,7 +90,8 @@ class Comparison:
         inputs = [v for v in node.inputs if v is not None]
         inside = [v for v in (*inputs, *also) if str(v.name) not in new_cut.leaves]
         data = cut([v for v in inputs if v is not masks], lambda v: str(v.name) in new_cut.leaves)
-        self.mask_only = set() if masks is None else set(new_cut.leaves) - set(data.leaves)
+        alone = {} if masks is None else {n: v for n, v in new_cut.leaves.items() if n not in data.leaves}
+        self.mask_only = {name for name, value in alone.items() if not _learned(value)}
         self.subtracted = set() if masks is None else subtracted(masks, self.mask_only)
         self._ties = (cache(lambda: ties(old_cut.nodes)), before.ties)
         self.new_model = to_model(new_cut, [*self.outputs, *dict.fromkeys(inside)], opset)
@@ -208,6 +210,12 @@ class Comparison:
                 f"its budget is {limit[at]:.3g} ({trial.name}).",
             )
         return float(error[at]), float(limit[at])
+
+
+def _learned(mask: ir.Value) -> bool:
+    """Says whether a mask is computed as biases are: it hides no key, however it is drawn."""
+    size = bounds.bound(mask)
+    return mask.dtype != ir.DataType.BOOL and not size.infinite and size.finite <= bounds.ORDINARY
 
 
 def _in_double(data: np.ndarray) -> np.ndarray:
