@@ -85,14 +85,14 @@ def _of_weights(softmax: ir.Node, scores: Scores, weights: Weights) -> Iterator[
     shape = dims(softmax.outputs[0])
     if shape is None or shape != scores.frame:
         return
-    found = [softmax.outputs[0]]
+    found, whole = [softmax.outputs[0]], True
     moved = {*weights.behind, *weights.columns}
     for link in weights.links:
-        if link.kind == "layout" or link in moved:
-            break
+        whole = whole and link.kind != "layout" and link not in moved
         if any(deep.node is link.node for deep in weights.deepened):
             found = []
-        found.append(link.result)
+        if whole:
+            found.append(link.result)
     for value in reversed(found):
         yield Shown(value, 3)
 
