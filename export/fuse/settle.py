@@ -31,7 +31,8 @@ def settle(softmax: ir.Node, scores: Scores, weights: Weights) -> tuple[Scores, 
         if link.kind not in ("zero", "factor") or link.value is None:
             continue
         zeros = _as_zeros(link)
-        if zeros is not None and zeros.value is not None and _unmoved(softmax, scores, link):
+        whole = not _divided(weights) and _unmoved(softmax, scores, link)
+        if zeros is not None and zeros.value is not None and whole:
             if hidden.key(zeros.value, zeros.when) or hidden.every(zeros.value, zeros.when):
                 absorbed = (*weights.absorbed, *_between(zeros.value, scores))
                 weights = replace(weights, guarded=True, absorbed=absorbed)
@@ -47,6 +48,12 @@ def settle(softmax: ir.Node, scores: Scores, weights: Weights) -> tuple[Scores, 
     for _, at in zeroed:
         weights = _moved(softmax, weights.links[at], weights, at)
     return scores, weights
+
+
+def _divided(weights: Weights) -> bool:
+    """Says whether rows were divided by what may be 0: zeros after that do not pass it, for 0 / 0 is NaN."""
+    divisions = (link for link in weights.behind if link.kind == "factor" and not link.when)
+    return any(not uniform(link.value) for link in divisions)
 
 
 def _as_zeros(link: Link) -> Link | None:
@@ -113,8 +120,7 @@ def _moved(softmax: ir.Node, link: Link, weights: Weights, at: int) -> Weights:
     over_keys = len(length) == 1 or (len(length) > 1 and length[-2] == 1)
     lead, have = length[:-2], (dims(room) or ())[:-2]
     within = len(lead) <= len(have) and all(a in (1, b) for a, b in zip(reversed(lead), reversed(have), strict=False))
-    # 0 / 0 of a whole row is NaN until its keys are set to 0: that one does not pass the division behind the product
-    settled = link.kind == "factor" or not any(step.kind == "factor" and not step.when for step in weights.behind)
+    settled = link.kind == "factor" or not _divided(weights)
     if fits and over_keys and within and settled and (link.kind == "zero" or link.when):
         return replace(weights, columns=(*weights.columns, link))
     if link.kind == "zero":
