@@ -68,6 +68,12 @@ def _merges(merged: tuple[Dim, ...], wide: tuple[Dim, ...], heads: int) -> bool:
     return product and kept == merged[:heads] + merged[heads + 1 :]
 
 
+def _more_than_one(size: Dim) -> bool:
+    """Says whether a size is surely 2 or more: Expand keeps it then, whatever the shape it is given is called."""
+    terms = [int(t) if t.isdigit() else 0 if t.isidentifier() else -1 for t in str(size).split(" + ")]
+    return min(terms) >= 0 and sum(terms) > 1
+
+
 def _before_expand(value: ir.Value | None, axis: int) -> ir.Value | None:
     """Returns the four-axis tensor that was unsqueezed at `axis` and expanded along it alone."""
     expand = made_by(value, "Expand", "Tile")
@@ -77,8 +83,9 @@ def _before_expand(value: ir.Value | None, axis: int) -> ir.Value | None:
     shape, wide = dims(narrow), dims(value)
     if shape is None or wide is None or len(shape) != 5 or shape[axis] != 1:
         return None
-    if shape[:axis] + shape[axis + 1 :] != wide[:axis] + wide[axis + 1 :]:
-        return None
+    for at, (before, after) in enumerate(zip(shape, wide, strict=True)):
+        if at != axis and before != after and not (expand.op_type == "Expand" and _more_than_one(before)):
+            return None
     inserted = made_by(narrow, "Unsqueeze", "Reshape")
     base = inserted.inputs[0] if inserted is not None else None
     return base if base is not None and dims(base) == shape[:axis] + shape[axis + 1 :] else None

@@ -169,14 +169,14 @@ def _normalise(value: ir.Value) -> None:
     fixed: list[int | ir.SymbolicDim] = []
     for dim in shape:
         text = dim.value if not isinstance(dim, int) else None
-        plain = text if text is None else _simplest(text)
+        plain = text if text is None else simplest(text)
         fixed.append(dim if plain is None else int(plain) if plain.lstrip("-").isdigit() else ir.SymbolicDim(plain))
     if fixed != list(shape):
         value.shape = ir.Shape(fixed)
 
 
 @lru_cache(maxsize=4096)
-def _simplest(text: str) -> str:
+def simplest(text: str) -> str:
     """Returns a dimension's expression simplified, knowing that every symbol is a positive integer."""
     if re.fullmatch(r"[\w.]+", text):
         return text

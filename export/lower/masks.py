@@ -7,6 +7,7 @@ import onnx_ir as ir
 
 from export.errors import LoweringRefusedError
 from export.graph.build import Builder
+from export.graph.shapes import simplest
 from export.graph.values import Dim, dim, label
 from export.lower.call import Call
 from export.lower.shapes import known
@@ -74,7 +75,8 @@ def _widened(call: Call, mask: ir.Value, row: Target, build: Builder) -> ir.Valu
     shape = known(mask)
     queries, keys = _lengths(call)
     need_query = "query" not in row.mask_repeats and not _full(shape, -2, queries)
-    need_key = "key" not in row.mask_repeats and not _full(shape, -1, keys)
+    totals = (keys, *(dim(present, 2) for present in call.presents if call.past is not None))
+    need_key = "key" not in row.mask_repeats and not any(_full(shape, -1, total) for total in totals)
     if not (need_query or need_key or (shape is None and row.mask_ranks == {4})):
         return mask
     length = shape[-1] if shape else None
@@ -106,9 +108,15 @@ def _full(shape: list[Dim | None] | None, axis: int, wanted: Dim | None) -> bool
 
 
 def _lengths(call: Call) -> tuple[Dim | None, Dim | None]:
+    """Returns the number of queries and of keys, those of the past included."""
     axis = 1 if call.heads else 2
-    keys = dim(call.key, axis) if call.past is None else None
-    return dim(call.query, axis), keys
+    keys = dim(call.key, axis)
+    if call.past is None:
+        return dim(call.query, axis), keys
+    past = dim(call.past[0], 2)
+    if isinstance(keys, int) and isinstance(past, int):
+        return dim(call.query, axis), past + keys
+    return dim(call.query, axis), None if None in (keys, past) else simplest(f"({past}) + ({keys})")
 
 
 def _lengthened(mask: ir.Value, missing: int, build: Builder) -> ir.Value:

@@ -89,3 +89,20 @@ def test_onnx_runtime_gets_present_outputs_that_nobody_reads() -> None:
 def _attention(model: ir.Model) -> ir.Node:
     (node,) = (n for n in model.graph if n.op_type == "Attention")
     return node
+
+
+@pytest.mark.parametrize("length", ["L", "P + S"])
+def test_a_mask_as_long_as_past_and_new_keys_is_handed_over_as_it_is(length: str) -> None:
+    before = CACHES["a mask over past and new keys"].before
+    model = parse(before)
+    model.graph.inputs[-1].shape = ir.Shape(["B", 1, "S", length])
+    if length != "L":
+        for output in model.graph.outputs[1:]:
+            output.shape = ir.Shape(["B", 4, length, 8])
+    fused = fuse(model, Options(verify=False)).model
+    assert fuse(model, Options(verify=False)).attentions[0].cache == "past"
+    assert not any(step.action == "expand mask" for step in lower(fused, "ort").steps)
+    short = fused.clone()
+    mask = next(v for v in short.graph.inputs if v.name == "mask")
+    mask.shape = ir.Shape(["B", 1, "S", "other"])
+    assert any(step.action == "expand mask" for step in lower(short, "ort").steps)

@@ -15,12 +15,12 @@ from export.lower import lower
 HEADER = '<ir_version: 8, opset_import: ["": 17]>'
 
 SIZES: tuple[Mapping[str, int], ...] = (
-    {"B": 2, "H": 3, "S": 5, "T": 7, "N": 8, "M": 4, "P": 6, "L": 11, "W": 11, "TWO": 4},
-    {"B": 1, "H": 1, "S": 1, "T": 1, "N": 1, "M": 1, "P": 1, "L": 2, "W": 2, "TWO": 2},
-    {"B": 3, "H": 2, "S": 6, "T": 4, "N": 6, "M": 2, "P": 3, "L": 9, "W": 9, "TWO": 6},
+    {"B": 2, "H": 3, "S": 5, "T": 7, "N": 8, "M": 4, "P": 6, "L": 11, "W": 11, "X": 7, "TWO": 4},
+    {"B": 1, "H": 1, "S": 1, "T": 1, "N": 1, "M": 1, "P": 1, "L": 2, "W": 2, "X": 3, "TWO": 2},
+    {"B": 3, "H": 2, "S": 6, "T": 4, "N": 6, "M": 2, "P": 3, "L": 9, "W": 9, "X": 8, "TWO": 6},
 )
 """Sizes the symbols of the text graphs take. N is B*M, so that merged heads (B*M, S, T) can be split again.
-L and W are P + S, TWO is 2*B."""
+L and W are P + S, TWO is 2*B, X is S + 2."""
 
 
 def parse(text: str, *, deprecated: bool = False) -> ir.Model:
