@@ -111,5 +111,5 @@ def nearest(value: ir.Value, wanted: Callable[[ir.Node], bool]) -> ir.Node | Non
         if step.op_type in ("Concat", "ScatterND"):  # partial rotation, prefix tokens, a cache
             parts = (v for v in step.inputs if v is not None)
             return next((found for v in parts if (found := nearest(v, wanted)) is not None), None)
-        current = step.inputs[0] if array(step.inputs[0]) is None else step.inputs[1]
+        current = next((v for v in step.inputs[:2] if array(v) is None), None)
     return None

@@ -6,17 +6,20 @@ transpose is never searched for: the inverse one is written here and `tidy` lets
 
 from dataclasses import dataclass, replace
 
-import numpy as np
 import onnx_ir as ir
 
-from export.fuse.contract import Agreement, Block, operand_dims, uncast
+from export.fuse.axes import Block, operand_dims
+from export.fuse.contract import Agreement, bare, uncast
+from export.fuse.masks.columns import with_rows
+from export.fuse.masks.frames import place
+from export.fuse.masks.groups import four_axes, lead_size, merge, vector
 from export.fuse.masks.prove import Prover
 from export.fuse.masks.write import write_mask
 from export.fuse.scores import Operand
 from export.fuse.shown import Shown
-from export.fuse.weights import Link, Weights
+from export.fuse.weights import Link
 from export.graph.build import Attribute, Builder, take_place
-from export.graph.values import Dim, Refusal, dims, label, made_by, permutation, rank, uniform
+from export.graph.values import Dim, Refusal, dims, label, rank, uniform
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,20 @@ def emit(block: Block, agreed: Agreement, masked_rows: str, prover: Prover) -> E
     """
     product = block.weights.product
     build = Builder(product, f"{block.softmax.name or product.name or product.outputs[0].name}/attention")
-    q_operand, q_factor = _unscaled(build, block.scores.query)
-    k_operand, k_factor = _unscaled(build, block.scores.key_t.swap())
-    query = _place(build, q_operand, agreed.dtype, agreed.lead)
-    key = _place(build, k_operand, agreed.dtype, (agreed.lead[0], agreed.kv_heads))
-    value = _place(build, _per_key(build, block, agreed.dtype), agreed.dtype, (agreed.lead[0], agreed.kv_heads))
+    q_bare, q_factor = bare(block.scores.query.value)
+    k_bare, k_factor = bare(block.scores.key_t.value)
+    met = block.weights.layout.frames[0]
+    query = _place(build, replace(block.scores.query, value=q_bare), met, block, agreed, agreed.lead)
+    key = _place(build, replace(block.scores.key_t, value=k_bare).swap(), met, block, agreed, agreed.kv_lead)
+    value = _place(
+        build, _per_key(build, block, agreed.dtype), block.weights.layout.frame, block, agreed, agreed.kv_lead
+    )
+    query, key = _factored(build, query, key, block, agreed)
     mask = write_mask(build, block, agreed, key, masked_rows, prover)
+    for sink in (stage for stage in block.scores.stages if stage.kind == "sink"):
+        key = with_rows(build, key, sink.width, behind=sink.keep_when)
+        if block.weights.dropped != (0, 0):
+            value = with_rows(build, value, sink.width, behind=sink.keep_when)
     if mask.open_rows is not None:
         query = build("Mul", query, mask.open_rows, dtype=agreed.dtype, shape=query.shape)
     scale = block.scores.scale * q_factor * k_factor
@@ -84,9 +95,9 @@ def emit(block: Block, agreed: Agreement, masked_rows: str, prover: Prover) -> E
     output, old = node.outputs[0], product.outputs[0]
     if old.dtype is not None and old.dtype != agreed.dtype:
         output = build("Cast", output, dtype=old.dtype, to=int(old.dtype))
-    take_place(old, _behind(build, block.weights, output, old))
+    take_place(old, _behind(build, block, agreed, output, old))
     if shown is not None:
-        take_place(shown.value, _inside(build, shown, node.outputs[3], agreed.dtype))
+        take_place(shown.value, _inside(build, shown, node.outputs[3], block, agreed))
         if isinstance(node.graph, ir.Graph):
             node.graph.sort()  # what reads the weights may stand before the product whose place the op took
     return Emitted(node, scale, mask.kind, mask.masked_rows)
@@ -130,12 +141,13 @@ def _applied(build: Builder, link: Link, value: ir.Value, by: ir.Value) -> ir.Va
     return build("Mul" if link.when else "Div", value, by, dtype=dtype, shape=value.shape)
 
 
-def _behind(build: Builder, weights: Weights, output: ir.Value, old: ir.Value) -> ir.Value:
+def _behind(build: Builder, block: Block, agreed: Agreement, output: ir.Value, old: ir.Value) -> ir.Value:
     """Returns the op's output as the product with V was: its shape, and after what was done to whole rows."""
+    weights = block.weights
     if not weights.turned and not weights.behind:
-        return _leave(build, output, old)
+        return _leave(build, output, old, block, agreed)
     upright = ir.Value(name=old.name, type=old.type, shape=_swapped(old.shape) if weights.turned else old.shape)
-    output = _leave(build, output, upright)
+    output = _leave(build, output, upright, block, agreed)
     for link in weights.behind:
         number = None if link.value is None or link.kind == "zero" else uniform(link.value)
         by = link.value if number is None or output.dtype is None else build.number(number, output.dtype)
@@ -155,16 +167,17 @@ def _swapped(shape: ir.Shape | None) -> ir.Shape | None:
 def _whole(shown: Shown, agreed: Agreement) -> ir.Shape | None:
     """Returns the shape [B, H, S, T] of the op's inside."""
     shape = dims(shown.value)
-    return None if shape is None else ir.Shape((*agreed.lead, *shape[-2:]))
+    return None if shape is None or len(agreed.lead) != 2 else ir.Shape((*agreed.lead, *shape[-2:]))
 
 
-def _inside(build: Builder, shown: Shown, inside: ir.Value, dtype: ir.DataType) -> ir.Value:
+def _inside(build: Builder, shown: Shown, inside: ir.Value, block: Block, agreed: Agreement) -> ir.Value:
     """Returns the op's inside as the tensor whose place it takes."""
+    dtype = agreed.dtype
     if shown.factor != 1.0:
         inside = build("Mul", inside, build.number(shown.factor, dtype), dtype=dtype, shape=inside.shape)
     if shown.value.dtype is not None and shown.value.dtype != dtype:
         inside = build("Cast", inside, dtype=shown.value.dtype, shape=inside.shape, to=int(shown.value.dtype))
-    return _leave(build, inside, shown.value)
+    return _leave(build, inside, shown.value, block, agreed)
 
 
 def _free_name(block: Block) -> str:
@@ -172,71 +185,71 @@ def _free_name(block: Block) -> str:
     return f"{name}/Attention"
 
 
-def _unscaled(build: Builder, operand: Operand) -> tuple[Operand, float]:
-    """Takes constant factors off an operand, through a Transpose, so that they join the op's scale."""
-    value, factor = operand.value, 1.0
-    while True:
-        scaled = made_by(value, "Mul", "Div")
-        if scaled is not None:
-            left, right = scaled.inputs
-            number = uniform(right)
-            if left is not None and number is not None and number > 0.0 and dims(left) == dims(value) is not None:
-                factor *= number if scaled.op_type == "Mul" else 1.0 / number
-                value = left
-                continue
-            number = uniform(left) if scaled.op_type == "Mul" else None
-            if right is not None and number is not None and number > 0.0 and dims(right) == dims(value) is not None:
-                factor *= number
-                value = right
-                continue
-        turned = made_by(value, "Transpose")
-        inner = turned.inputs[0] if turned is not None else None
-        if turned is not None and inner is not None and made_by(inner, "Mul", "Div") is not None:
-            rest, inner_factor = _unscaled(build, Operand(inner))
-            perm = permutation(turned)
-            if inner_factor != 1.0 and perm is not None:
-                moved = build("Transpose", rest.value, dtype=value.dtype, shape=value.shape, perm=perm)
-                return Operand(moved, operand.swapped, operand.factor), factor * inner_factor
-        return Operand(value, operand.swapped, operand.factor), factor
-
-
-def _place(build: Builder, operand: Operand, dtype: ir.DataType, lead: tuple[Dim, Dim]) -> ir.Value:
-    """Returns an operand as [batch, heads, rows, channels] in the agreed type."""
-    value, shape = operand.value, operand_dims(operand)
-    value = uncast(value, dtype)
-    if operand.factor is not None:
-        factor = operand.factor
-        if factor.dtype != dtype:
-            factor = build("Cast", factor, dtype=dtype, to=int(dtype))
-        value = build("Mul", value, factor, dtype=dtype, shape=value.shape)
+def _place(
+    build: Builder, operand: Operand, met: tuple[Dim, ...], block: Block, agreed: Agreement, lead: tuple[Dim, ...]
+) -> ir.Value:
+    """Returns an operand as [batch, heads, rows, channels] in the agreed type, broadcast to `lead`."""
+    value, shape, dtype = uncast(operand.value, agreed.dtype), operand_dims(operand), agreed.dtype
     if operand.swapped:
         axes = (*range(len(shape) - 2), len(shape) - 1, len(shape) - 2)
         value = build("Transpose", value, dtype=dtype, shape=ir.Shape(shape), perm=axes)
-    return _frame(build, value, shape, lead, dtype)
+    have, tail = shape[:-2], shape[-2:]
+    placed = ir.Shape((*lead, *tail))
+    if have == lead:
+        pass
+    elif met[:-2] != agreed.lead and have != lead[:1]:  # batch and heads in one axis
+        symbols = [axis for axis, size in enumerate(lead) if not isinstance(size, int)]
+        free = symbols[:1] if len(symbols) < 2 else []
+        sizes = [-1 if axis in free else lead_size(build, block, agreed, axis) for axis in range(len(lead))]
+        rest = build("Shape", value, dtype=ir.DataType.INT64, start=1)
+        value = build("Reshape", value, vector(build, *sizes, rest), dtype=dtype, shape=placed)
+    else:
+        new = range(len(lead) - len(have)) if met[:-2] == agreed.lead else range(1, 2)  # [B, S, D] has one head
+        if new:
+            have = (*have[: new.start], *(1 for _ in new), *have[new.start :])
+            value = build("Unsqueeze", value, build.axes(*new), dtype=dtype, shape=ir.Shape((*have, *tail)))
+        if have != lead:
+            sizes = [
+                1 if size == room else lead_size(build, block, agreed, axis)
+                for axis, (size, room) in enumerate(zip(have, lead, strict=True))
+            ]
+            value = build("Expand", value, vector(build, *sizes, 1, 1), dtype=dtype, shape=placed)
+    if len(lead) > 2:
+        value = merge(build, value, agreed.split)
+    elif len(lead) < 2:
+        axes_value = build.axes(*((0, 1) if not lead else (1,)))
+        value = build("Unsqueeze", value, axes_value, dtype=dtype, shape=ir.Shape((*(lead or (1,)), 1, *tail)))
+    return value
 
 
-def _frame(
-    build: Builder, value: ir.Value, shape: tuple[Dim, ...], lead: tuple[Dim, Dim], dtype: ir.DataType
-) -> ir.Value:
-    if len(shape) == 4:
-        return value
-    placed = ir.Shape((*lead, *shape[-2:]))
-    if lead[1] == 1 and (len(shape) == 2 or shape[0] == lead[0]):
-        return build("Unsqueeze", value, build.axes(*((0, 1) if len(shape) == 2 else (1,))), dtype=dtype, shape=placed)
-    numbers = [d if isinstance(d, int) else -1 for d in lead]
-    rest = build("Shape", value, dtype=ir.DataType.INT64, start=len(shape) - 2)
-    target = build("Concat", build.axes(*numbers), rest, dtype=ir.DataType.INT64, axis=0)
-    return build("Reshape", value, target, dtype=dtype, shape=placed)
+def _factored(
+    build: Builder, query: ir.Value, key: ir.Value, block: Block, agreed: Agreement
+) -> tuple[ir.Value, ir.Value]:
+    """Multiplies the rows of Q, or of K, by the factors on their product."""
+    dtype = agreed.dtype
+    for factor in block.scores.factors:
+        tensor = place(build, factor, block, agreed.home)
+        if tensor.dtype != dtype:
+            tensor = build("Cast", tensor, dtype=dtype, shape=tensor.shape, to=int(dtype))
+        if factor.of_keys or len(agreed.lead) != 2:
+            tensor = four_axes(build, tensor, block, agreed)
+        op = "Div" if factor.divides else "Mul"
+        if factor.of_keys:
+            tensor = build("Transpose", tensor, dtype=dtype, perm=(0, 1, 3, 2))
+            key = build(op, key, tensor, dtype=dtype, shape=key.shape)
+        else:
+            query = build(op, query, tensor, dtype=dtype, shape=query.shape)
+    return query, key
 
 
-def _leave(build: Builder, output: ir.Value, old: ir.Value) -> ir.Value:
-    """Returns the op's [B, H, S, Dv] output in the shape the product with V had."""
+def _leave(build: Builder, output: ir.Value, old: ir.Value, block: Block, agreed: Agreement) -> ir.Value:
+    """Returns the op's [B, H, S, .] output in the shape that what it replaces had."""
     length = rank(old)
-    if length == 4 or length is None:
+    if length is None or (length == 4 and len(agreed.lead) == 2):
         output.shape = old.shape
         return output
     rest = build("Shape", output, dtype=ir.DataType.INT64, start=2)
     if length == 2:
         return build("Reshape", output, rest, dtype=old.dtype, shape=old.shape)
-    target = build("Concat", build.constant(np.asarray([-1], np.int64)), rest, dtype=ir.DataType.INT64, axis=0)
-    return build("Reshape", output, target, dtype=old.dtype, shape=old.shape)
+    sizes = [-1] if length == 3 else [lead_size(build, block, agreed, axis) for axis in range(len(agreed.lead))]
+    return build("Reshape", output, vector(build, *sizes, rest), dtype=old.dtype, shape=old.shape)

@@ -8,18 +8,20 @@ from typing import Literal
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-from export.fuse.contract import Block, agree
+from export.fuse.axes import Block
+from export.fuse.contract import agree
 from export.fuse.describe import describe
 from export.fuse.describe_rotations import describe_rotations, unread
 from export.fuse.emit import Emitted, emit
 from export.fuse.masks.prove import Prover
 from export.fuse.masks.upgrade import Upgrade, upgrade_all
 from export.fuse.prepare import collector_paused, prepared, unreachable
-from export.fuse.reader import read_scores
+from export.fuse.reader import Walk, read_scores
 from export.fuse.rotary_embedding.fuse_rotations import fuse_rotations
 from export.fuse.rotary_embedding.repair import repair_rotations
 from export.fuse.rows import Attention, Rotation, Summary, Verification, summarise
 from export.fuse.settle import settle
+from export.fuse.terms import axis_from_right
 from export.fuse.tidy import tidy
 from export.fuse.weights import follow
 from export.graph import shapes
@@ -191,7 +193,8 @@ def _fuse_one(softmax: ir.Node, options: Options, prover: Prover) -> Emitted:
     scores_value = softmax.inputs[0] if softmax.inputs else None
     if scores_value is None:
         raise Refusal("K199", f"Softmax '{softmax.name}' has no input.")
-    block = Block(softmax, *settle(softmax, read_scores(scores_value), follow(softmax)))
+    scores = read_scores(scores_value, Walk(axis_from_right(softmax, -1)))
+    block = Block(softmax, *settle(softmax, scores, follow(softmax, scores.layout)))
     return emit(block, agree(block), options.masked_rows, prover)
 
 

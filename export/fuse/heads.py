@@ -1,7 +1,7 @@
 """Law: K and V repeated for every query head need not be (grouped-query attention is native in Attention).
 
-`repeat_kv` in every spelling is Unsqueeze, Expand by n, Reshape that merges the two axes; query head h then uses
-key/value head h // n, which is just what Attention does with fewer K/V heads.
+`repeat_kv` in every spelling is Unsqueeze, Expand by n, Reshape that merges the two axes, or a Gather of heads; query
+head h then uses key/value head h // n, which is just what Attention does with fewer K/V heads.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from export.graph.build import Builder
-from export.graph.values import Dim, dims, made_by, permutation
+from export.graph.values import Dim, attribute, dim, dims, integers, made_by, permutation, rank
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,9 @@ def _unrepeat(value: ir.Value) -> _Repeat | None:
     if turned is not None:
         perm, source = permutation(turned), turned.inputs[0]
     heads = 1 if perm is None else perm[1]
+    chosen = made_by(source, "Gather", "GatherND")
+    if chosen is not None:
+        return _chosen(chosen, heads, perm)
     merge = made_by(source, "Reshape")
     if merge is None or source is None:
         return None
@@ -58,6 +61,24 @@ def _unrepeat(value: ir.Value) -> _Repeat | None:
         return None
     base = _before_expand(merge.inputs[0], heads + 1)
     return None if base is None else _Repeat(base, perm, times)
+
+
+def _chosen(gather: ir.Node, axis: int, perm: tuple[int, ...] | None) -> _Repeat | None:
+    """Reads heads chosen by their numbers, each some times in a row: 0, 0, 1, 1."""
+    base, order = gather.inputs[0], integers(gather.inputs[1])
+    few = dim(base, axis)
+    along = attribute(gather, "axis", 0) % 4
+    plain = rank(gather.inputs[1]) == 1
+    if gather.op_type == "GatherND":
+        plain = (
+            dim(gather.inputs[1], -1) == 1 and rank(gather.inputs[1]) == 2 and not attribute(gather, "batch_dims", 0)
+        )
+    if base is None or rank(base) != 4 or along != axis or not plain:
+        return None
+    if not order or not isinstance(few, int) or len(order) % few:
+        return None
+    times = len(order) // few
+    return _Repeat(base, perm, times) if order == tuple(at // times for at in range(len(order))) else None
 
 
 def _merges(merged: tuple[Dim, ...], wide: tuple[Dim, ...], heads: int) -> bool:

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 
-import numpy as np
 import onnx_ir as ir
 
 from export.fuse.scores import Scores, Stage
+from export.graph.laws.levels import zero_or_one
 from export.graph.values import Dim, array, dims, integers, made_by, rank, same, uniform
 
 _DEPTH = 24
@@ -147,7 +147,7 @@ class Hidden:
             return True  # never there
         for mark in self._scores.marks:
             if mark.value is value:
-                return mark.frame == self._scores.frame and not self._narrowed() and self._stays(mark.stages)
+                return mark.layout == self._scores.layout and not self._narrowed() and self._stays(mark.stages)
         if any(same(value, atom) for atom in self._atoms()):
             return True
         node = made_by(value, "Add", "Where", "Cast")
@@ -183,7 +183,9 @@ class Hidden:
 
 
 def _keeps_lowest(stage: Stage) -> bool:
-    return stage.kind in ("add", "subtract") or (stage.fill == -inf if stage.kind == "fill" else stage.fill > 0.0)
+    if stage.kind == "fill":
+        return stage.fill == -inf
+    return stage.kind in ("add", "subtract", "shift", "sink") or (stage.kind == "scale" and stage.fill > 0.0)
 
 
 def _summands(value: ir.Value) -> list[ir.Value]:
@@ -265,13 +267,3 @@ def _of_each(reduction: ir.Node, found: Comparison) -> Comparison | None:
         case "ReduceMean" if op in ("==", "<=") and number == 0.0:
             return Comparison(value, "==", 0.0) if zero_or_one(value) else None
     return None
-
-
-def zero_or_one(value: ir.Value) -> bool:
-    """Says whether a tensor holds only the numbers 0 and 1 because a boolean one was written in numbers."""
-    cast = made_by(value, "Cast")
-    source = cast.inputs[0] if cast is not None else None
-    if source is not None and source.dtype is not None:
-        return source.dtype == ir.DataType.BOOL or zero_or_one(source)
-    data = array(value)
-    return data is not None and bool(np.isin(data, (0, 1)).all())

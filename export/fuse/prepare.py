@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from export.graph import shapes
 from export.graph.functions import inline
-from export.graph.laws import fold_all
+from export.graph.laws import fold_all, spell_softmaxes
 from export.graph.values import Refusal, graphs, label
 
 _OF_ATTENTION = {
@@ -37,6 +37,7 @@ def prepared(model: ir.Model, *, whole: bool) -> ir.Model:
         _tell_apart(base)
         shapes.infer(base)
         fold_all(base)
+        spell_softmaxes(base)
     return base
 
 

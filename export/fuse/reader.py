@@ -7,24 +7,13 @@ spelling is a new case (or a law that rewrites it into one of these), never a pa
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from math import inf
 
 import onnx_ir as ir
 
-from export.fuse.scores import Operand, Scores, Stage
-from export.graph.values import (
-    Refusal,
-    attribute,
-    dims,
-    inputs_of,
-    integers,
-    label,
-    made_by,
-    permutation,
-    rank,
-    swaps_last_two,
-    uniform,
-)
+from export.fuse.layout import of_product
+from export.fuse.scores import Factor, Operand, Scores, Stage
+from export.fuse.terms import axis_from_right, fill_of, floor_of, maximum_of, padding_of
+from export.graph.values import Refusal, attribute, dim, dims, inputs_of, label, permutation, rank, uniform
 
 _DEPTH = 64
 """Nodes between QK^T and Softmax beyond which the reader gives up; real spellings have fewer than 20."""
@@ -32,10 +21,11 @@ _DEPTH = 64
 
 @dataclass(frozen=True)
 class Walk:
-    """How far the reader may still go, and what it already found to be no scores, for all branches of one walk."""
+    """Which axis the keys are on here, from the right; how far the reader may go; what it found to be no scores."""
 
+    axis: int = -1
     left: int = _DEPTH
-    refused: dict[ir.Value, Refusal] = field(default_factory=dict)
+    refused: dict[tuple[ir.Value, int], Refusal] = field(default_factory=dict)
 
 
 Case = Callable[[ir.Node, Walk], Scores]
@@ -54,19 +44,19 @@ def read_scores(value: ir.Value, walk: Walk | None = None) -> Scores:
     """Returns the scores that `value` holds.
 
     Args:
-        value: A tensor [..., S, T], normally the input of a Softmax over its last axis.
-        walk: The state of the walk; leave it out at the start.
+        value: A tensor of scores, normally the input of a Softmax.
+        walk: The state of the walk; at the start, the axis that the Softmax normalises over.
 
     Raises:
         Refusal: Something on the way is not a step from QK^T to scores; the sentence names the node.
     """
     walk = walk or Walk()
-    if value in walk.refused:
-        raise walk.refused[value]
+    if (value, walk.axis) in walk.refused:
+        raise walk.refused[value, walk.axis]
     try:
-        return _read(value, Walk(walk.left - 1, walk.refused))
+        return _read(value, replace(walk, left=walk.left - 1))
     except Refusal as refusal:
-        walk.refused[value] = refusal
+        walk.refused[value, walk.axis] = refusal
         raise
 
 
@@ -80,6 +70,10 @@ def _read(value: ir.Value, walk: Walk) -> Scores:
     if walk.left < 0:
         raise Refusal("K103", f"More than {_DEPTH} nodes stand between QK^T and Softmax (at {label(node)}).")
     return case(node, walk).through(node).marked(value)
+
+
+def _first(node: ir.Node, walk: Walk) -> Scores:
+    return read_scores(inputs_of(node, 1)[0], walk)
 
 
 def _either_side(node: ir.Node, walk: Walk) -> tuple[Scores, ir.Value, int]:
@@ -110,11 +104,20 @@ def _product(node: ir.Node, walk: Walk) -> Scores:
     query, key_t = inputs_of(node, 2)
     for side in (query, key_t):
         if side.const_value is not None and (rank(side) or 0) <= 2:
-            raise Refusal("K104", f"{label(node)} multiplies by the weight '{side.name}': a linear layer, not QK^T.")
+            raise Refusal(
+                "K104",
+                f"{label(node)} multiplies by the weight '{side.name}': a linear layer or heads that talk, not QK^T.",
+            )
     frame = dims(node.outputs[0])
     if frame is None or len(frame) < 2:
         raise Refusal("K201", f"The shape of {label(node)} is not known, so its heads cannot be told.")
-    return Scores(Operand(query), Operand(key_t), frame=frame)
+    if walk.axis == -1:
+        return Scores(Operand(query), Operand(key_t), of_product(frame))
+    if walk.axis == -2:  # what is normalised over are the rows: those are the keys
+        return Scores(Operand(key_t).swap(), Operand(query).swap(), of_product(frame, swapped=True))
+    raise Refusal(
+        "K203", f"A Softmax over axis {walk.axis} of {label(node)} normalises neither its rows nor its columns."
+    )
 
 
 @_case("Mul", "Div")
@@ -125,78 +128,80 @@ def _factor(node: ir.Node, walk: Walk) -> Scores:
         number = uniform(side)
         if number is None or (divides and side is left):
             continue
-        factor = 1.0 / number if divides and number else number
         if divides and not number:
             raise Refusal("K105", f"{label(node)} divides the scores by zero.")
-        capped = made_by(other, "Tanh")
-        if capped is not None:
-            return _softcap(capped, factor, walk)
-        return _times(node, read_scores(other, walk), factor)
-    scores, factor_tensor, _ = _either_side(node, walk)
-    if divides:
-        raise Refusal(
-            "K106", f"{label(node)} divides the scores by the tensor '{factor_tensor.name}', not by a constant."
-        )
-    return _scaled_by_tensor(node, scores, factor_tensor)
+        return _times(node, read_scores(other, walk), 1.0 / number if divides else number)
+    scores, factor, at = _either_side(node, walk)
+    if divides and at == 1:
+        raise Refusal("K106", f"{label(node)} divides '{factor.name}' by the scores.")
+    return _times_tensor(node, scores, Factor(factor, divides, _of_keys(node, scores, factor), scores.layout))
 
 
 def _times(node: ir.Node, scores: Scores, factor: float) -> Scores:
-    if scores.softcap is not None and factor != 1.0:
-        raise Refusal("K109", f"{label(node)} scales the scores after their softcap.")
-    if scores.stages and factor <= 0.0:
+    if factor <= 0.0 and any(stage.kind in ("fill", "floor", "sink") for stage in scores.stages):
         raise Refusal("K118", f"{label(node)} turns masked scores around with the factor {factor:g}.")
+    if scores.softcap is not None and not factor:
+        raise Refusal("K109", f"{label(node)} multiplies capped scores by zero.")
     return scores.times(factor)
 
 
-def _scaled_by_tensor(node: ir.Node, scores: Scores, factor: ir.Value) -> Scores:
-    """A factor that is constant along keys multiplies the rows of Q instead: (f*q)k^T == f*(qk^T)."""
-    shape = dims(factor)
-    if shape is None or (shape and shape[-1] != 1):
-        raise Refusal("K107", f"{label(node)} multiplies the scores by '{factor.name}', which varies over the keys.")
-    room = scores.frame[len(scores.frame) - len(shape) :]
-    if len(shape) > len(scores.frame) or any(d not in (1, r) for d, r in zip(shape, room, strict=True)):
-        raise Refusal("K107", f"{label(node)} widens the scores {list(scores.frame)} by a factor {list(shape)}.")
+def _times_tensor(node: ir.Node, scores: Scores, factor: Factor) -> Scores:
+    """(f*q)k^T == f*(qk^T): a factor that is constant along keys belongs to Q, along queries to K."""
     if scores.stages or scores.softcap is not None:
         raise Refusal("K108", f"{label(node)} multiplies scores that already hold a mask or softcap by a tensor.")
-    if dims(scores.query.value) is None or scores.frame[:-2] != (dims(scores.query.value) or ())[:-2]:
-        raise Refusal("K108", f"{label(node)} multiplies scores that were reshaped by a tensor.")
-    if scores.query.factor is not None or scores.query.swapped:
-        raise Refusal("K108", f"{label(node)} is a second tensor that multiplies the scores.")
-    return replace(scores, query=replace(scores.query, factor=factor))
+    return replace(scores, factors=(*scores.factors, factor))
 
 
-def _softcap(tanh: ir.Node, outer: float, walk: Walk) -> Scores:
-    inner = read_scores(inputs_of(tanh, 1)[0], walk).through(tanh)
-    if inner.stages or inner.softcap is not None or inner.query.factor is not None:
-        raise Refusal("K109", f"{label(tanh)} caps scores that were masked before; softcap comes before the mask.")
-    return replace(inner, softcap=outer, scale=inner.scale * outer)
+def _of_keys(node: ir.Node, scores: Scores, factor: ir.Value) -> bool:
+    """Says whether a factor varies over the keys only (True) or not over them (False)."""
+    shape, frame, layout = dims(factor), scores.layout.here, scores.layout
+    if shape is None or len(shape) > len(frame) or not layout.straight:
+        raise Refusal("K107", f"{label(node)} multiplies the scores by '{factor.name}', whose axes cannot be told.")
+    shape = (1,) * (len(frame) - len(shape)) + shape
+    if any(d not in (1, room) for d, room in zip(shape, frame, strict=True)):
+        raise Refusal("K107", f"{label(node)} widens the scores {list(frame)} by a factor {list(shape)}.")
+    if shape[-1] == 1:
+        return False
+    if shape[-2] == 1:
+        return True
+    raise Refusal(
+        "K107",
+        f"{label(node)} multiplies each score by its own number of '{factor.name}', which no scale of Attention does; "
+        "to hide keys, fill their scores with -inf: a score of 0 still attends.",
+    )
+
+
+@_case("Tanh")
+def _softcap(node: ir.Node, walk: Walk) -> Scores:
+    inner = _first(node, walk)
+    if inner.stages or inner.softcap is not None:
+        raise Refusal(
+            "K109", f"{label(node)} caps scores that were masked or capped before; softcap comes first, once."
+        )
+    return replace(inner, softcap=1.0)
 
 
 @_case("Neg")
 def _negated(node: ir.Node, walk: Walk) -> Scores:
-    return _times(node, read_scores(inputs_of(node, 1)[0], walk), -1.0)
+    return _times(node, _first(node, walk), -1.0)
 
 
 @_case("Add")
 def _sum(node: ir.Node, walk: Walk) -> Scores:
     scores, term, _ = _either_side(node, walk)
-    return scores.then(_hiding(term) or Stage("add", term))
-
-
-def _hiding(term: ir.Value) -> Stage | None:
-    """Adding where(c, 0, -inf) is filling with -inf where c does not hold."""
-    node = made_by(term, "Where")
-    if node is None:
-        return None
-    condition, chosen, otherwise = inputs_of(node, 3)
-    fills = uniform(chosen), uniform(otherwise)
-    if fills in ((0.0, -inf), (-inf, 0.0)):
-        return Stage("fill", condition, keep_when=fills[0] == 0.0, fill=-inf)
-    return None
+    if uniform(term) == 0.0 and dims(node.outputs[0]) == scores.layout.here:
+        return scores
+    return scores.then(fill_of(term, first=not scores.stages) or Stage("add", term))
 
 
 @_case("Sub")
 def _difference(node: ir.Node, walk: Walk) -> Scores:
+    left, right = inputs_of(node, 2)
+    maximum = maximum_of(left, right)
+    if maximum is not None:
+        if maximum.axis != walk.axis:
+            raise Refusal("K119", f"{label(maximum.nodes[0])} takes a maximum over other scores than the Softmax sums.")
+        return read_scores(left, walk).then(Stage("shift")).through(*maximum.nodes)
     scores, term, at = _either_side(node, walk)
     if at == 0:
         return scores.then(Stage("subtract", term))
@@ -211,13 +216,16 @@ def _selected(node: ir.Node, walk: Walk) -> Scores:
         if fill is not None and uniform(side) is None:
             if not fill <= -1e3:  # NaN too
                 raise Refusal("K110", f"{label(node)} writes {fill:g} into masked scores; that does not hide a key.")
-            return read_scores(side, walk).then(Stage("fill", condition, keep_when, fill))
+            scores = read_scores(side, walk)
+            if any(stage.kind == "sink" for stage in scores.stages):
+                raise Refusal("K120", f"{label(node)} masks scores that a sink was appended to; mask them before.")
+            return scores.then(Stage("fill", condition, keep_when, fill))
     raise Refusal("K111", f"{label(node)} selects between two tensors; a mask writes one constant.")
 
 
 @_case("Cast")
 def _cast(node: ir.Node, walk: Walk) -> Scores:
-    scores = read_scores(inputs_of(node, 1)[0], walk)
+    scores = _first(node, walk)
     to = ir.DataType(attribute(node, "to", 0))
     if not to.is_floating_point():
         raise Refusal("K112", f"{label(node)} turns the scores into {to.name.lower()}.")
@@ -226,43 +234,60 @@ def _cast(node: ir.Node, walk: Walk) -> Scores:
 
 @_case("Identity")
 def _identity(node: ir.Node, walk: Walk) -> Scores:
-    return read_scores(inputs_of(node, 1)[0], walk)
+    return _first(node, walk)
 
 
 @_case("Transpose")
 def _transposed(node: ir.Node, walk: Walk) -> Scores:
-    scores = read_scores(inputs_of(node, 1)[0], walk)
-    if not swaps_last_two(node):
-        raise Refusal(
-            "K113", f"{label(node)} moves the scores' axes by {permutation(node)}, not just queries and keys."
-        )
-    if scores.stages or scores.query.factor is not None:
-        raise Refusal("K113", f"{label(node)} exchanges queries and keys after a mask was applied.")
-    frame = (*scores.frame[:-2], scores.frame[-1], scores.frame[-2])
-    return replace(scores, query=scores.key_t.swap(), key_t=scores.query.swap(), frame=frame)
+    perm = permutation(node)
+    if perm is None:
+        raise Refusal("K201", f"The shape of {label(node)} is not known, so its axes cannot be told.")
+    scores = read_scores(inputs_of(node, 1)[0], replace(walk, axis=perm[walk.axis] - len(perm)))
+    return replace(scores, layout=scores.layout.transposed(node))
 
 
 @_case("Reshape", "Unsqueeze", "Squeeze")
 def _reshaped(node: ir.Node, walk: Walk) -> Scores:
-    """Merging or splitting the axes before the keys leaves each row of scores as it is; a mask is reshaped along."""
-    value = inputs_of(node, 1)[0]
-    scores = read_scores(value, walk)
-    before, after = scores.frame, dims(node.outputs[0])
-    if after is None:
-        raise Refusal("K114", f"{label(node)} reshapes the scores and its shape is not known.")
-    if before[-1] != after[-1]:
-        raise Refusal("K115", f"{label(node)} reshapes the scores across keys: {list(before)} to {list(after)}.")
-    if before == after:
-        return scores
-    if scores.query.factor is not None or node.op_type != "Reshape" or 0 in (integers(node.inputs[1]) or ()):
-        if scores.stages or scores.query.factor is not None:
-            raise Refusal("K116", f"{label(node)} reshapes scores that already hold a mask or a factor.")
-        return replace(scores, frame=after)
-    steady = scores.steady and before[-2:] == after[-2:]
-    reshapes = (*scores.reshapes, inputs_of(node, 2)[1])
-    return replace(scores, frame=after, reshapes=reshapes, steady=steady)
+    """Merging or splitting the axes before the keys leaves each row of scores as it is."""
+    scores = _first(node, walk)
+    if walk.axis != -1 and dims(node.outputs[0]) != scores.layout.here:
+        raise Refusal("K115", f"{label(node)} reshapes the scores while the keys are not their last axis.")
+    return replace(scores, layout=scores.layout.reshaped(node))
+
+
+@_case("Concat")
+def _appended(node: ir.Node, walk: Walk) -> Scores:
+    """Columns beside the keys are keys of zeros whose logits the mask gives."""
+    if len(node.inputs) != 2 or axis_from_right(node, 0) != walk.axis:
+        raise Refusal("K120", f"{label(node)} joins scores to scores; a sink is one tensor of columns beside the keys.")
+    scores, columns, at = _either_side(node, walk)
+    width = dim(columns, walk.axis)
+    if not isinstance(width, int):
+        raise Refusal("K120", f"{label(node)} appends columns '{columns.name}' whose number is not known.")
+    return _with_sink(node, scores, Stage("sink", columns, keep_when=at == 0, width=width))
+
+
+@_case("Pad")
+def _padded(node: ir.Node, walk: Walk) -> Scores:
+    found = padding_of(node)
+    if found is None or walk.axis != -1 or 0 not in found[:2]:
+        raise Refusal("K120", f"{label(node)} pads the scores otherwise than by constant columns on one side.")
+    front, back, number = found
+    return _with_sink(node, _first(node, walk), Stage("sink", keep_when=not front, fill=number, width=front + back))
+
+
+def _with_sink(node: ir.Node, scores: Scores, sink: Stage) -> Scores:
+    frame = dims(node.outputs[0])
+    if frame is None or not scores.layout.straight:
+        raise Refusal("K120", f"{label(node)} appends columns to scores whose shape or order of axes is not known.")
+    if any(stage.kind == "sink" for stage in scores.stages):
+        raise Refusal("K120", f"{label(node)} appends columns to scores a second time.")
+    return replace(scores.then(sink), layout=scores.layout.widened(frame[-1]))
 
 
 @_case("Max", "Min", "Clip", "Relu")
 def _clamped(node: ir.Node, walk: Walk) -> Scores:
-    raise Refusal("K117", f"{label(node)} clamps the scores; an Attention op has no such step.")
+    floor = floor_of(node)
+    if floor is None:
+        raise Refusal("K117", f"{label(node)} clamps the scores; an Attention op has no such step.")
+    return read_scores(floor[0], walk).then(Stage("floor", fill=floor[1]))

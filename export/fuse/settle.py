@@ -12,9 +12,10 @@ from math import inf, prod
 
 import onnx_ir as ir
 
-from export.fuse.hidden import Hidden, positive, zero_or_one
+from export.fuse.hidden import Hidden, positive
 from export.fuse.scores import Scores, Stage
 from export.fuse.weights import Link, Weights
+from export.graph.laws.levels import zero_or_one
 from export.graph.values import Refusal, dims, label, made_by, same, uniform
 from export.lower.bounds import bound
 
@@ -71,8 +72,8 @@ def _as_zeros(link: Link) -> Link | None:
 
 def _unmoved(softmax: ir.Node, scores: Scores, link: Link) -> bool:
     """Says whether the weights at a step are laid out as the scores that the softmax read, and that the masks saw."""
-    shape = dims(link.before)
-    return shape is not None and shape == dims(softmax.outputs[0]) == scores.frame
+    straight = all(stage.layout.straight for stage in scores.stages) and scores.layout.straight
+    return link.layout == scores.layout and (straight or all(s.layout == scores.layout for s in scores.stages))
 
 
 def _matches(stage: Stage, zeros: Link) -> bool:
@@ -87,11 +88,13 @@ def _deepens(scores: Scores, zeroed: tuple[Link, ...]) -> bool:
     """Says whether -inf may stand for the finite fills whose keys' weights become 0 after the softmax.
 
     A row of such keys only gives 0 either way. In any other, nothing that is left may be as deep as they are: no fill
-    of another condition, and nothing added.
+    of another condition, nothing added, no sink and no floor that a deeper fill would be brought back to.
     """
     last = len(scores.stages)
     fills = [(s, at) for at, s in enumerate(scores.stages) if s.kind == "fill" and s.fill > -inf]
     if any(not any(_matches(stage, zeros) for zeros in zeroed) for stage, _ in fills):
+        return False
+    if any(stage.kind in ("floor", "sink") for stage in scores.stages):
         return False
     factors = [prod(s.fill for s in scores.stages[at + 1 :] if s.kind == "scale") for at in range(last)]
     shallowest = min((-stage.fill * factors[at] for stage, at in fills), default=inf)
@@ -111,17 +114,16 @@ def _moved(softmax: ir.Node, link: Link, weights: Weights, at: int) -> Weights:
         raise Refusal(
             "K201", f"The shape of '{None if value is None else value.name}' at {label(link.node)} is not known."
         )
-    later = weights.links[at + 1 :]
-    still = all(step.kind != "layout" or step.node.op_type == "Transpose" for step in later)
-    upright = not any(step.kind == "layout" and step.node.op_type == "Transpose" for step in weights.links[:at])
-    fits = still and upright and len(length) <= len(shape)
+    still = weights.layout.targets == link.layout.targets
+    fits = still and link.layout.straight and len(length) <= len(shape)
     if fits and (uniform(value) is not None or not length or length[-1] == 1):
         return replace(weights, behind=(*weights.behind, link))
     over_keys = len(length) == 1 or (len(length) > 1 and length[-2] == 1)
     lead, have = length[:-2], (dims(room) or ())[:-2]
     within = len(lead) <= len(have) and all(a in (1, b) for a, b in zip(reversed(lead), reversed(have), strict=False))
     settled = link.kind == "factor" or not _divided(weights)
-    if fits and over_keys and within and settled and (link.kind == "zero" or link.when):
+    whole = not any(step.kind == "cut" for step in weights.links)
+    if fits and over_keys and within and whole and settled and (link.kind == "zero" or link.when):
         return replace(weights, columns=(*weights.columns, link))
     if link.kind == "zero":
         raise Refusal(

@@ -83,7 +83,7 @@ class _Dies:
 def _of_weights(softmax: ir.Node, scores: Scores, weights: Weights) -> Iterator[Shown]:
     """Yields the weights at the steps where they are what the op gives, the latest first."""
     shape = dims(softmax.outputs[0])
-    if shape is None or shape != scores.frame:
+    if shape is None or not scores.layout.straight or weights.dropped != (0, 0):
         return
     found, whole = [softmax.outputs[0]], True
     moved = {*weights.behind, *weights.columns}
@@ -100,7 +100,9 @@ def _of_weights(softmax: ir.Node, scores: Scores, weights: Weights) -> Iterator[
 def _of_scores(scores: Scores, weights: Weights) -> Iterator[Shown]:
     """Yields the scores at the steps where they are what the op gives, the latest first."""
     for mark in reversed(scores.marks):
-        if mark.frame == scores.frame and mark.query == scores.query and scores.scale:
+        widened = any(stage.kind == "sink" for stage in scores.stages)
+        factored = mark.factors == len(scores.factors)
+        if mark.layout == scores.layout and mark.layout.straight and factored and scores.scale and not widened:
             mode = None if mark.stages and weights.deepened else _mode(mark, scores)
             if mode is not None:
                 yield Shown(mark.value, mode, 1.0 if mode else mark.scale / scores.scale)
@@ -108,11 +110,11 @@ def _of_scores(scores: Scores, weights: Weights) -> Iterator[Shown]:
 
 def _mode(mark: Mark, scores: Scores) -> int | None:
     if not mark.stages:
-        return 1 if mark.softcap else 0
+        return 0 if mark.softcap is None else 1 if mark.softcap == scores.softcap else None
     whole = mark.stages == len(scores.stages) and mark.scale == scores.scale
     whole = whole and mark.value.dtype == scores.query.value.dtype  # the op adds its mask in its own type
-    exact = all(stage.kind != "fill" or stage.fill == -inf for stage in scores.stages)
-    return 2 if whole and exact and not scores.reshapes else None
+    exact = all(stage.kind in ("add", "subtract", "scale") or stage.fill == -inf for stage in scores.stages)
+    return 2 if whole and exact and not scores.layout.targets else None
 
 
 def _check_tests(weights: Weights, inside: set[ir.Node]) -> None:
@@ -130,7 +132,7 @@ def _check_tests(weights: Weights, inside: set[ir.Node]) -> None:
 def _entering(scores: Scores, weights: Weights) -> list[ir.Value]:
     """Returns what enters the op besides Q and K."""
     entering = [stage.value for stage in scores.stages] + [link.value for link in weights.columns]
-    return [v for v in (*entering, scores.query.factor, weights.value.value) if v is not None]
+    return [v for v in (*entering, *(f.value for f in scores.factors), weights.value.value) if v is not None]
 
 
 def _comes_back(block: set[ir.Node], entering: list[ir.Value], first: ir.Node) -> ir.Node | None:

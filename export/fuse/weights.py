@@ -11,10 +11,12 @@ from typing import Literal
 
 import onnx_ir as ir
 
+from export.fuse.layout import Layout
 from export.fuse.numbers import Range, selects
 from export.fuse.scores import Operand
+from export.fuse.terms import cut_off
 from export.graph.laws.noops import inactive_dropout
-from export.graph.values import Refusal, dims, label, rank, swaps_last_two, uniform
+from export.graph.values import Refusal, dims, label, uniform
 
 _DEPTH = 24
 """Nodes between Softmax and V beyond which the way is given up; real graphs have fewer than 10."""
@@ -27,8 +29,9 @@ class Link:
     Attributes:
         node: Its operator.
         before, result: The weights before and after it.
-        kind: "same" (numbers in [0, 1] stay; a change of type is the same too), "layout" (a Reshape, or the last two
-            axes exchanged), "zero" (0 where `value` is `when`), "factor" (times `value`, or divided by it).
+        layout: Where the axes of the weights before it are.
+        kind: "same" (numbers in [0, 1] stay; a change of type is the same too), "layout" (axes merged, split or moved),
+            "cut" (columns are cut off), "zero" (0 where `value` is `when`), "factor" (times `value`, or divided by it).
         value: The condition or the factor.
         when: For "zero": the truth value that makes a weight 0. For "factor": multiplied, not divided.
         beside: Nodes that compute a condition from the weights themselves.
@@ -37,7 +40,8 @@ class Link:
     node: ir.Node
     before: ir.Value
     result: ir.Value
-    kind: Literal["same", "layout", "zero", "factor"]
+    layout: Layout
+    kind: Literal["same", "layout", "cut", "zero", "factor"]
     value: ir.Value | None = None
     when: bool = True
     beside: tuple[ir.Node, ...] = ()
@@ -50,8 +54,10 @@ class Weights:
     Attributes:
         product: The MatMul with V.
         value: V as [..., T, Dv].
+        layout: Where the axes of the weights are at the product.
         links: The steps in between.
         turned: The product is V^T P^T, the transpose of what the op gives.
+        dropped: How many columns were cut off in front and behind.
         guarded: A NaN row (no key at all) becomes a row of zeros.
         behind: Steps done to whole rows of weights, which are done to the rows of the product instead.
         columns: Steps done to the weights of whole keys, which are done to the rows of V instead.
@@ -61,8 +67,10 @@ class Weights:
 
     product: ir.Node
     value: Operand
+    layout: Layout
     links: tuple[Link, ...] = ()
     turned: bool = False
+    dropped: tuple[int, int] = (0, 0)
     guarded: bool = False
     behind: tuple[Link, ...] = ()
     columns: tuple[Link, ...] = ()
@@ -78,25 +86,30 @@ class Weights:
 
 @dataclass(frozen=True)
 class _Way:
-    """A way found so far: its links, whether the last two axes stand exchanged, and what the weights can be."""
+    """A way found so far: where the axes are, its links, the columns cut off, and what the weights can be."""
 
+    layout: Layout
     links: tuple[Link, ...] = ()
-    turned: bool = False
+    dropped: tuple[int, int] = (0, 0)
     ranges: tuple[tuple[ir.Value, Range], ...] = ()
 
-    def on(self, link: Link, found: Range | None) -> "_Way":
+    def on(self, link: Link, found: Range | None, layout: Layout | None = None) -> "_Way":
         ranges = self.ranges if found is None else (*self.ranges, (link.result, found))
-        return replace(self, links=(*self.links, link), ranges=ranges)
+        return replace(self, links=(*self.links, link), ranges=ranges, layout=layout or self.layout)
 
 
-def follow(softmax: ir.Node) -> Weights:
+def follow(softmax: ir.Node, layout: Layout) -> Weights:
     """Returns how the weights of `softmax` reach V.
+
+    Args:
+        softmax: The Softmax.
+        layout: The layout of its scores.
 
     Raises:
         Refusal: They do not reach one product with V unchanged; the sentence names the node.
     """
     start = softmax.outputs[0]
-    found, refusals = _search(softmax, start, _Way(ranges=((start, Range(empty="nan")),)), _DEPTH)
+    found, refusals = _search(softmax, start, _Way(layout, ranges=((start, Range(empty="nan")),)), _DEPTH)
     if len(found) > 1:
         products = ", ".join(label(w.product) for w in found)
         raise Refusal("K301", f"The weights of {label(softmax)} are used by {products}: one attention has one V.")
@@ -113,21 +126,26 @@ def _search(
     refusals: list[tuple[int, Refusal]] = []
     for user in dict.fromkeys(node for node, _ in current.uses()):
         try:
-            end = _product(user, current, way)
+            end = _product(softmax, user, current, way)
         except Refusal as refusal:
             refusals.append((len(way.links), refusal))
             continue
         if end is not None:
             found.append(end)
             continue
-        for link, after in _links(user, current, way) if depth else ():
+        try:
+            steps = list(_links(user, current, way)) if depth else []
+        except Refusal as refusal:
+            refusals.append((len(way.links), refusal))
+            continue
+        for link, after in steps:
             ends, why = _search(softmax, link.result, after, depth - 1)
             found += ends
             refusals += why
     return found, [*refusals, (len(way.links), _no_product(softmax, current))]
 
 
-def _product(node: ir.Node, current: ir.Value, way: _Way) -> Weights | None:
+def _product(softmax: ir.Node, node: ir.Node, current: ir.Value, way: _Way) -> Weights | None:
     """Reads a MatMul that sums over the keys, with V on either side."""
     if node.op_type != "MatMul" or node.domain not in ("", "ai.onnx"):
         return None
@@ -136,12 +154,15 @@ def _product(node: ir.Node, current: ir.Value, way: _Way) -> Weights | None:
         raise Refusal("K199", f"{label(node)} lacks an input that its operator requires.")
     if left is right:
         raise Refusal("K303", f"{label(node)} multiplies the weights by themselves.")
-    if (left is current) == way.turned:
-        raise Refusal("K306", f"{label(node)} sums the weights over the queries, not over the keys.")
+    if not (way.layout.straight if left is current else way.layout.turned):
+        if (way.links[0].layout if way.links else way.layout).straight:
+            raise Refusal("K306", f"{label(node)} sums the weights over the queries, not over the keys.")
+        raise Refusal("K203", f"{label(softmax)} normalises over axes that are not the keys of {label(node)}.")
     last = next((r for v, r in way.ranges if v is current), None)
     guarded = last is not None and last.empty == "zero"
-    value = Operand(left, swapped=True) if way.turned else Operand(right)
-    return Weights(node, value, way.links, way.turned, guarded)
+    turned = right is current
+    value = Operand(left, swapped=True) if turned else Operand(right)
+    return Weights(node, value, way.layout, way.links, turned, way.dropped, guarded)
 
 
 def _links(node: ir.Node, current: ir.Value, way: _Way) -> Iterator[tuple[Link, _Way]]:
@@ -151,7 +172,7 @@ def _links(node: ir.Node, current: ir.Value, way: _Way) -> Iterator[tuple[Link, 
     result, ranges = node.outputs[0], dict(way.ranges)
     known = ranges.get(current)
     first = node.inputs[0] is current
-    plain = Link(node, current, result, "same")
+    plain = Link(node, current, result, way.layout, "same")
     if node.op_type == "Cast":
         if result.dtype is not None and result.dtype.is_floating_point():
             yield plain, way.on(plain, known)
@@ -165,16 +186,20 @@ def _links(node: ir.Node, current: ir.Value, way: _Way) -> Iterator[tuple[Link, 
     elif node.op_type in ("Mul", "Div"):
         other = node.inputs[1 if first else 0]
         if other is not None and other is not current and (first or node.op_type == "Mul"):
-            link = Link(node, current, result, "factor", other, node.op_type == "Mul")
+            link = Link(node, current, result, way.layout, "factor", other, node.op_type == "Mul")
             yield link, way.on(link, None)
     elif node.op_type in ("Reshape", "Unsqueeze", "Squeeze") and first:
-        before, after = dims(current), dims(result)
-        if not way.turned and before is not None and after is not None and before[-1] == after[-1] and len(after) > 1:
-            link = Link(node, current, result, "layout")
-            yield link, way.on(link, known)
-    elif node.op_type == "Transpose" and (rank(current) or 0) > 1 and swaps_last_two(node):
-        link = Link(node, current, result, "layout")
-        yield link, replace(way.on(link, known), turned=not way.turned)
+        link = Link(node, current, result, way.layout, "layout")
+        yield link, way.on(link, known, way.layout.reshaped(node))
+    elif node.op_type == "Transpose":
+        link = Link(node, current, result, way.layout, "layout")
+        yield link, way.on(link, known, way.layout.transposed(node))
+    elif node.op_type == "Slice" and first and way.layout.straight:
+        found, after = cut_off(node), dims(result)
+        if found is not None and after is not None:
+            link = Link(node, current, result, way.layout, "cut")
+            dropped = way.dropped[0] + found[0], way.dropped[1] + found[1]
+            yield link, replace(way.on(link, known, way.layout.widened(after[-1])), dropped=dropped)
 
 
 def _selected(node: ir.Node, current: ir.Value, way: _Way) -> Iterator[tuple[Link, _Way]]:
@@ -185,12 +210,12 @@ def _selected(node: ir.Node, current: ir.Value, way: _Way) -> Iterator[tuple[Lin
     result, ranges = node.outputs[0], dict(way.ranges)
     guard = selects(condition, chosen, otherwise, ranges)
     if guard is not None:
-        link = Link(node, current, result, "same", beside=guard.nodes)
+        link = Link(node, current, result, way.layout, "same", beside=guard.nodes)
         yield link, way.on(link, guard.result)
         return
     for side, other, when in ((chosen, otherwise, False), (otherwise, chosen, True)):
         if side is current and uniform(other) == 0.0:
-            link = Link(node, current, result, "zero", condition, when)
+            link = Link(node, current, result, way.layout, "zero", condition, when)
             yield link, way.on(link, ranges.get(current))
 
 

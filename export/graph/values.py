@@ -170,6 +170,14 @@ def integers(value: ir.Value | None) -> tuple[int, ...] | None:
     return None if data is None or data.dtype.kind not in "iu" else tuple(int(x) for x in data.reshape(-1))
 
 
+def reduced_axes(node: ir.Node) -> tuple[int, ...] | None:
+    """Returns the axes a reduction runs over, from the left; None where they are not known or are all."""
+    given = node.attributes.get("axes")
+    axes = tuple(given.as_ints()) if given is not None else integers(node.inputs[1]) if len(node.inputs) > 1 else None
+    length = rank(node.inputs[0])
+    return None if axes is None or length is None else tuple(axis % length for axis in axes)
+
+
 def attribute(node: ir.Node, name: str, default: int) -> int:
     """Returns an integer attribute of a node, or the operator's default."""
     found = node.attributes.get(name)

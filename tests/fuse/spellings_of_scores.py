@@ -226,13 +226,6 @@ def added_and_filled(q, k, v, f, m):
     return scores.masked_fill(~m, torch.finfo(scores.dtype).min).softmax(-1) @ v
 
 
-@spelling(expect="K107")
-def multiplied_and_subtracted(q, k, v, m):
-    keep = m.to(q.dtype)
-    scores = q @ k.transpose(-2, -1) * SCALE
-    return torch.softmax(scores * keep - 1e4 * (1 - keep), dim=-1) @ v
-
-
 # What is done to the scores.
 
 
@@ -245,30 +238,3 @@ def softcapped(q, k, v, m):
 @spelling(expect="K117")
 def clamped(q, k, v):
     return torch.softmax((q @ k.transpose(-2, -1) * SCALE).clamp(-5, 5), dim=-1) @ v
-
-
-@spelling(expect="nothing")
-def exponentials_by_hand(q, k, v):
-    scores = q @ k.transpose(-2, -1) * SCALE
-    weights = torch.exp(scores - scores.amax(-1, keepdim=True))
-    return weights / weights.sum(-1, keepdim=True) @ v
-
-
-@spelling(expect="K210")
-def row_maximum_taken_off(q, k, v):
-    scores = q @ k.transpose(-2, -1) * SCALE
-    return torch.softmax(scores - scores.amax(-1, keepdim=True), dim=-1) @ v
-
-
-@spelling(expect="K102")
-class Sink(nn.Module):
-    """A learned logit beside the keys, dropped after the softmax."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sink = nn.Parameter(torch.randn(HEADS))
-
-    def forward(self, q, k, v):
-        scores = q @ k.transpose(-2, -1) * SCALE
-        sink = self.sink.view(1, HEADS, 1, 1).expand(q.size(0), -1, q.size(2), -1)
-        return torch.softmax(torch.cat([scores, sink], dim=-1), dim=-1)[..., :-1] @ v

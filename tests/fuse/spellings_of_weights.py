@@ -123,11 +123,6 @@ def scores_in_float32(q, k, v, f):
     return torch.softmax(scores, dim=-1).type_as(q) @ v
 
 
-@spelling(half=True, expect="K205")
-def query_and_key_in_float32(q, k, v):
-    return torch.softmax(q.float() @ k.float().transpose(-2, -1) * SCALE, dim=-1).to(v.dtype) @ v
-
-
 # How the products are written.
 
 
@@ -141,11 +136,6 @@ def einsum_length_first(x):
     q, k, v = (y.view(*y.shape[:2], HEADS, -1) for y in (x, x + 1, x * 2))
     weights = torch.einsum("blhe,bshe->bhls", q, k).mul(SCALE).softmax(-1)
     return torch.einsum("bhls,bshd->blhd", weights, v).contiguous().view(x.shape)
-
-
-@spelling(expect="K102")
-def einsum_with_an_ellipsis(q, k, v):
-    return torch.einsum("...qk,...kd->...qd", torch.einsum("...qd,...kd->...qk", q, k).mul(SCALE).softmax(-1), v)
 
 
 @spelling()
@@ -166,7 +156,7 @@ def merged_heads_with_baddbmm(q, k, v, f):
     return torch.bmm(torch.baddbmm(bias, q3, k3.transpose(1, 2), alpha=SCALE).softmax(-1), v3).view(q.shape)
 
 
-@spelling(kv_heads=1, mask="float")
+@spelling(mask="float")
 def merged_heads_split_for_a_mask(q, k, v, f):
     q3, k3, v3 = (y.reshape(-1, y.shape[2], D) for y in (q, k, v))
     scores = torch.bmm(q3 * SCALE, k3.transpose(1, 2)).view(q.shape[0], HEADS, q.shape[2], k.shape[2]) + f
@@ -221,13 +211,6 @@ def shared_heads_interleaved(q, gk, gv):
 @spelling(kv_heads=1)
 def one_head_for_all(q, gk, gv):
     return torch.softmax(q @ gk[:, :1].transpose(2, 3) * SCALE, dim=-1) @ gv[:, :1]
-
-
-@spelling(expect="K206")
-def queries_in_groups(q, gk, gv):
-    grouped = q.view(q.shape[0], 2, 2, -1, D)
-    weights = torch.softmax(grouped @ gk[:, :, None].transpose(-2, -1) * SCALE, dim=-1)
-    return (weights @ gv[:, :, None]).view(q.shape)
 
 
 # The library's own, and positions.

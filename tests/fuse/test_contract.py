@@ -91,7 +91,7 @@ def test_the_report_has_the_contract_names_and_types() -> None:
         "name": "Softmax_n",
         "status": "kept",
         "code": "K203",
-        "reason": "Softmax 'Softmax_n' normalises over axis 2, not over the keys (the last).",
+        "reason": "Softmax 'Softmax_n' normalises over axes that are not the keys of MatMul 'MatMul_z'.",
         "op": "Softmax",
         "heads": None,
         "kv_heads": None,

@@ -14,8 +14,11 @@ from export.graph.laws.dimensions import detach_shapes, settle_expand
 from export.graph.laws.einsum import spell_out_einsum
 from export.graph.laws.fold import fold
 from export.graph.laws.layout import turn_outside
+from export.graph.laws.levels import select_levels
 from export.graph.laws.noops import drop_noops, join_reshapes, join_transposes
 from export.graph.laws.scatter import assemble
+from export.graph.laws.sink import sink_scales
+from export.graph.laws.softmax import spell_softmax
 
 GOLDENS = read_goldens((Path(__file__).parent / "goldens" / "laws.txt").read_text())
 
@@ -24,6 +27,9 @@ LAWS = {
     for law in (
         spell_out_einsum,
         name_types,
+        spell_softmax,
+        select_levels,
+        sink_scales,
         fold,
         settle_expand,
         choose_branch,

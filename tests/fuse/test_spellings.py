@@ -73,11 +73,8 @@ def assert_expected(spelling: Spelling, rows: list[Attention], opset: int = 0) -
     else:
         assert [row.status for row in rows] == ["fused"], (spelling.name, reasons)
         (row,) = rows
-        # for the library's own attention the dynamo exporter adds where(condition, 0, finfo.min)
-        mask = "float" if spelling.library and opset and spelling.mask == "bool" else spelling.mask
-        mask = (
-            "padding" if spelling.fixed and spelling.library and opset else mask
-        )  # sizes of the example hide that the keys are padded
+        # the sizes of the example hide that the keys of the library's module are padded
+        mask = "padding" if spelling.fixed and spelling.library and opset else spelling.mask
         facts = (row.mask, row.softcap, row.kv_heads, row.rope)
         assert facts == (mask, spelling.softcap, spelling.kv_heads, spelling.rope), spelling.name
         assert row.scale == pytest.approx(spelling.scale, rel=1e-3 if spelling.half else 1e-6), spelling.name

@@ -11,7 +11,7 @@ not, nothing as deep may be added.
 import numpy as np
 import onnx_ir as ir
 
-from export.fuse.contract import Block
+from export.fuse.axes import Block
 from export.fuse.scores import Stage
 from export.graph.build import Builder
 from export.graph.values import Refusal, label

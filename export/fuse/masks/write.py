@@ -10,13 +10,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from export.fuse.contract import Agreement, Block
+from export.fuse.axes import Block
+from export.fuse.contract import Agreement
+from export.fuse.masks.columns import beside
 from export.fuse.masks.frames import place
+from export.fuse.masks.groups import four_axes, frame_of
 from export.fuse.masks.open_rows import effective, emptied, fits, narrowed, sees
 from export.fuse.masks.prove import Prover, hides
 from export.fuse.scores import Stage
 from export.graph.build import Builder
-from export.graph.values import Dim, broadcast, dim, dims, made_by, rank
+from export.graph.values import Dim, broadcast, dim, dims, made_by
 
 _DEEP = -1e30
 """A fill that absorbs every score in float32 and bfloat16, and leaves room to add another mask without -inf."""
@@ -53,27 +56,29 @@ def write_mask(
         masked_rows: "keep" or "zero".
         prover: Tells where every row sees a key, so that a number that hides the others is as good as -inf.
     """
-    stages = block.scores.stages
+    stages = tuple(s for s in block.scores.stages if s.kind != "shift")
     fills = [s.fill for s in stages if s.kind == "fill"]
+    floored = any(s.kind == "floor" for s in stages)
     if masked_rows == "zero":
-        stages = tuple(replace(s, fill=-np.inf) if s.kind == "fill" else s for s in stages)
-    meaning = _meaning(block, fills, masked_rows)
-    masking = [s for s in stages if s.kind != "scale"]
+        stages = tuple(replace(s, fill=-np.inf) if s.kind == "fill" else s for s in stages if s.kind != "floor")
+    meaning = _meaning(block, fills, floored, masked_rows)
+    masking = [s for s in stages if s.kind not in ("scale", "floor")]
     if not masking:
         return Mask(None, "none", meaning)
-    conditions = [_keep(build, block, s) for s in masking if s.kind == "fill"]
-    every = prover.sees(conditions, (*agreed.lead, *block.scores.frame[-2:]))
+    conditions = [_keep(build, block, agreed, s) for s in masking if s.kind == "fill"]
+    every = prover.sees(conditions, frame_of(block, agreed))
     if every and len(conditions) == len(masking) and all(hides(fill, agreed.dtype) for fill in effective(stages)):
         masking = [replace(s, fill=-np.inf) for s in masking]
-    if all(s.kind == "fill" and s.fill == -np.inf for s in masking):
+    if all(s.kind == "fill" and s.fill == -np.inf for s in masking) and (every or not floored):
         return Mask(_over_keys(build, _all(build, conditions), block, key), "bool", meaning)
     kind = "float" if not fills else "bool+float" if len(conditions) < len(masking) else "bool"
     absorbs = _absorbs(stages, agreed.dtype)
-    value = _replay(build, block, stages, conditions, _replayed_in(block, agreed), _DEEP if absorbs else None)
-    if masked_rows == "zero":
+    value = _replay(build, block, agreed, stages, conditions, key, _DEEP if absorbs else None)
+    if masked_rows == "zero" and not any(s.kind == "sink" for s in stages):
         value = emptied(block.scores.stages, value, build)
     seen: list[ir.Value] = []
-    if any(s.kind == "fill" and s.fill > -np.inf for s in stages) and not absorbs:
+    sinks = any(s.kind == "sink" for s in stages)  # beside one that is seen, no row is without keys
+    if any(s.kind == "fill" and s.fill > -np.inf for s in stages) and not absorbs and not sinks:
         seen = sees(stages, conditions, value, block, build)
         seen = [] if every and seen == conditions else seen
     if value.dtype != agreed.dtype:
@@ -102,7 +107,7 @@ def _absorbs(stages: tuple[Stage, ...], dtype: ir.DataType) -> bool:
     What is added may hide keys too: a row with some keys filled and the others at -1e9 is a mean over all of them.
     """
     depths = {s.fill for s in stages if s.kind == "fill" and s.fill > -np.inf}
-    added = any(s.kind in ("add", "subtract") for s in stages)
+    added = any(s.kind not in ("fill", "scale") for s in stages)
     return dtype != ir.DataType.FLOAT16 and len(depths) == 1 and not added
 
 
@@ -115,26 +120,27 @@ def _all(build: Builder, conditions: list[ir.Value]) -> ir.Value:
 
 def _over_keys(build: Builder, mask: ir.Value, block: Block, key: ir.Value) -> ir.Value:
     """Writes the keys' axis out where it is not provably as long as K: Attention reads a short mask as hidden keys."""
-    if dim(mask, -1) is not None and dim(mask, -1) == block.scores.frame[-1]:
+    sinks = any(stage.kind == "sink" for stage in block.scores.stages)
+    if sinks or (dim(mask, -1) is not None and dim(mask, -1) == block.scores.layout.frame[-1]):
         return mask
     keys = build("Shape", key, dtype=ir.DataType.INT64, shape=ir.Shape([1]), start=2, end=3)
     target = build("Concat", build.axes(1, 1, 1), keys, dtype=ir.DataType.INT64, shape=ir.Shape([4]), axis=0)
     return build("Expand", mask, target, dtype=mask.dtype)
 
 
-def _meaning(block: Block, fills: list[float], masked_rows: str) -> str:
+def _meaning(block: Block, fills: list[float], floored: bool, masked_rows: str) -> str:
     if not fills:
         return "what the float mask says"
-    if block.weights.guarded:
+    if block.weights.guarded or any(s.kind == "sink" for s in block.scores.stages):
         return "zero"
-    if all(f == -np.inf for f in fills):
+    if all(f == -np.inf for f in fills) and not floored:
         return "zero (NaN before)"
     return "zero (mean of V before)" if masked_rows == "zero" else "mean of V"
 
 
-def _keep(build: Builder, block: Block, stage: Stage) -> ir.Value:
+def _keep(build: Builder, block: Block, agreed: Agreement, stage: Stage) -> ir.Value:
     """Returns a stage's condition as True = attend, with four axes."""
-    condition = place(build, stage, block.scores)
+    condition = place(build, stage, block, agreed.home)
     if not stage.keep_when:
         negation = made_by(condition, "Not")
         inner = negation.inputs[0] if negation is not None else None
@@ -142,49 +148,48 @@ def _keep(build: Builder, block: Block, stage: Stage) -> ir.Value:
             condition = inner
         else:
             condition = build("Not", condition, dtype=ir.DataType.BOOL, shape=condition.shape)
-    return _four_axes(build, block, condition)
-
-
-def _four_axes(build: Builder, block: Block, value: ir.Value) -> ir.Value:
-    """Gives a mask the axes [B, H, S, T]: scores of three axes [B, S, T] have one head."""
-    length = rank(value)
-    if length is None or length == 4:
-        return value
-    axes = (1,) if length == 3 and len(block.scores.frame) == 3 else tuple(range(4 - length))
-    shape = list(dims(value) or ())
-    for axis in axes:
-        shape.insert(axis, 1)
-    placed = ir.Shape(shape) if len(shape) == 4 else None
-    return build("Unsqueeze", value, build.axes(*axes), dtype=value.dtype, shape=placed)
+    return four_axes(build, condition, block, agreed)
 
 
 def _replay(
     build: Builder,
     block: Block,
+    agreed: Agreement,
     stages: tuple[Stage, ...],
     conditions: list[ir.Value],
-    dtype: ir.DataType,
+    key: ir.Value,
     deep: float | None,
 ) -> ir.Value:
     """Returns the stages applied to zero; finite fills become `deep` where that is given."""
+    dtype = _replayed_in(block, agreed)
     waiting = iter(conditions)
     total: ir.Value | None = None
     shape: tuple[Dim, ...] | None = ()
+
+    def number(value: float) -> ir.Value:
+        return build.number(value if value == -np.inf else max(value, float(dtype.min)), dtype)
+
     for stage in stages:
-        if stage.kind == "scale":
+        if stage.kind in ("scale", "floor"):
             if total is not None:
-                total = _scaled(build, total, stage.fill, dtype, _shape(shape))
+                if stage.kind == "scale":
+                    total = _scaled(build, total, stage.fill, dtype, _shape(shape))
+                else:
+                    total = build("Max", total, number(stage.fill), dtype=dtype, shape=_shape(shape))
         elif stage.kind == "fill":
             keep = next(waiting)
             shape = _joint(shape, dims(keep))
-            fill = stage.fill if stage.fill == -np.inf else max(stage.fill, float(dtype.min)) if deep is None else deep
             kept = total if total is not None else build.number(0.0, dtype)
-            total = build("Where", keep, kept, build.number(fill, dtype), dtype=dtype, shape=_shape(shape))
+            fill = number(deep if deep is not None and stage.fill > -np.inf else stage.fill)
+            total = build("Where", keep, kept, fill, dtype=dtype, shape=_shape(shape))
+        elif stage.kind == "sink":
+            total = beside(build, stage, total, key, dtype, lambda value: four_axes(build, value, block, agreed))
+            shape = dims(total)
         else:
-            term = place(build, stage, block.scores)
+            term = place(build, stage, block, agreed.home)
             if term.dtype != dtype:
                 term = build("Cast", term, dtype=dtype, shape=term.shape, to=int(dtype))
-            term = _four_axes(build, block, term)
+            term = four_axes(build, term, block, agreed)
             shape = _joint(shape, dims(term))
             if total is None:
                 total = term if stage.kind == "add" else build("Neg", term, dtype=dtype, shape=_shape(shape))
@@ -198,8 +203,8 @@ def _replay(
 
 def _scaled(build: Builder, total: ir.Value, factor: float, dtype: ir.DataType, shape: ir.Shape | None) -> ir.Value:
     """Multiplies by a factor, or divides where it was a divisor that the type holds better than its reciprocal."""
-    off = [abs(float(np.asarray(x).astype(dtype.numpy())) - x) / x for x in (factor, 1.0 / factor)]
-    op, number = ("Div", 1.0 / factor) if off[1] < off[0] else ("Mul", factor)
+    off = [abs(float(np.asarray(x).astype(dtype.numpy())) - x) / abs(x) for x in (factor, 1.0 / factor) if factor]
+    op, number = ("Div", 1.0 / factor) if off and off[1] < off[0] else ("Mul", factor)
     return build(op, total, build.number(number, dtype), dtype=dtype, shape=shape)
 
 

@@ -9,7 +9,7 @@ import onnx
 import onnx_ir as ir
 
 from export.fuse.proof import adversary
-from export.fuse.proof.region import Cut, by_name, cut, settled, to_model
+from export.fuse.proof.region import Cut, by_name, cut, masks_of, settled, to_model
 from export.fuse.proof.running import Arrays, Run
 from export.fuse.proof.running import runnable as _runnable
 from export.fuse.proof.running import session as _session
@@ -17,6 +17,7 @@ from export.fuse.proof.signs import subtracted
 from export.fuse.proof.ties import Tie, settle, ties
 from export.fuse.proof.twins import fingerprint
 from export.fuse.rows import Verification
+from export.graph.laws.levels import zero_or_one
 from export.graph.values import Refusal, graphs
 from export.lower import bounds
 
@@ -91,7 +92,8 @@ class Comparison:
         inside = [v for v in (*inputs, *also) if str(v.name) not in new_cut.leaves]
         data = cut([v for v in inputs if v is not masks], lambda v: str(v.name) in new_cut.leaves)
         alone = {} if masks is None else {n: v for n, v in new_cut.leaves.items() if n not in data.leaves}
-        self.mask_only = {name for name, value in alone.items() if not _learned(value)}
+        found = set() if masks is None else masks_of(masks, new_cut)
+        self.mask_only = {name for name, value in alone.items() if name in found and not _learned(value)}
         self.subtracted = set() if masks is None else subtracted(masks, self.mask_only)
         self._ties = (cache(lambda: ties(old_cut.nodes)), before.ties)
         self.new_model = to_model(new_cut, [*self.outputs, *dict.fromkeys(inside)], opset)
@@ -254,8 +256,10 @@ def _common_cut(new: Sequence[ir.Value], olds: Sequence[ir.Value], before: Befor
         def stop(value: ir.Value, opened: frozenset[str] = frozenset(opened)) -> bool:
             name = str(value.name)
             is_data = value.dtype is not None and (value.dtype.is_floating_point() or value.dtype == ir.DataType.BOOL)
-            kept = name in opened or name in targets or name in before.settled
-            return is_data and name in old and not kept and sized(old[name])
+            if not is_data or name not in old or name in opened or name in targets or name in before.settled:
+                return False
+            truth = value.dtype != ir.DataType.BOOL and zero_or_one(old[name])  # no other number may be drawn for it
+            return not truth and sized(old[name])
 
         new_cut = cut(new, stop, sized)
         old_cut = cut(olds, lambda value: str(value.name) in new_cut.leaves, sized)  # noqa: B023

@@ -102,6 +102,20 @@ def cut(
     return found
 
 
+def masks_of(mask: ir.Value, region: Cut) -> set[str]:
+    """Returns the tensors a mask is made of that may hide a key; a product and its factors never do."""
+
+    def product(value: ir.Value) -> bool:
+        return made_by(value, "MatMul") is not None
+
+    found = cut([mask], lambda value: str(value.name) in region.leaves or product(value)).leaves
+    return {
+        name
+        for name, value in found.items()
+        if name in region.leaves and not any(product(source) for source in cut([value], product).leaves.values())
+    }
+
+
 def _reads(node: ir.Node) -> list[ir.Value]:
     """Returns what a node reads, what the graphs inside it capture included."""
     found = [v for v in node.inputs if v is not None]

@@ -12,22 +12,17 @@ from export.graph.laws.dimensions import detach_shapes, settle_expand
 from export.graph.laws.einsum import spell_out_einsum
 from export.graph.laws.fold import fold
 from export.graph.laws.layout import turn_outside
+from export.graph.laws.levels import select_levels
 from export.graph.laws.noops import drop_noops, join_reshapes, join_transposes
 from export.graph.laws.scatter import assemble
+from export.graph.laws.sink import sink_scales
+from export.graph.laws.softmax import spell_softmax
 from export.graph.values import graphs
 
 _CONSTANTS = (fold, settle_expand, choose_branch)
-_LAWS = (
-    *_CONSTANTS,
-    name_types,
-    detach_shapes,
-    spell_out_einsum,
-    drop_noops,
-    join_reshapes,
-    assemble,
-    turn_outside,
-    join_transposes,
-)
+_SPELLINGS = (spell_out_einsum, spell_softmax, select_levels, sink_scales)
+_LAYOUTS = (drop_noops, join_reshapes, assemble, turn_outside, join_transposes)
+_LAWS = (*_CONSTANTS, name_types, detach_shapes, *_SPELLINGS, *_LAYOUTS)
 _ROUNDS = 6
 """Folding one constant lets shapes be inferred that let the next be folded; real graphs settle within three rounds."""
 
@@ -40,6 +35,12 @@ def apply_laws(model: ir.Model) -> None:
 def fold_all(model: ir.Model) -> None:
     """Applies the laws about constants and shapes alone, and removes what led to them."""
     _settle(model, _CONSTANTS, common.RemoveUnusedNodesPass())
+
+
+def spell_softmaxes(model: ir.Model) -> None:
+    """Applies the law about softmaxes written by hand alone: they overflow where the op does not."""
+    if sum(spell_softmax(graph) for graph in graphs(model)):
+        shapes.infer(model)
 
 
 def _settle(

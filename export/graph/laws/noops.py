@@ -1,4 +1,4 @@
-"""Law: what changes nothing is not there: Identity, same-type Cast, same-shape Reshape, Concat of one, empty Pad..."""
+"""Law: what changes nothing is not there: Identity, same-type Cast, same shape, Concat of one, empty Pad, 1 * x..."""
 
 import onnx_ir as ir
 
@@ -11,7 +11,7 @@ def drop_noops(graph: ir.Graph) -> int:
     dropped = 0
     for node in graph:
         if node.domain in ("", "ai.onnx") and _changes_nothing(node):
-            source, result = node.inputs[0], node.outputs[0]
+            source, result = node.inputs[_data(node)], node.outputs[0]
             if source is None:
                 continue
             if result.is_graph_output():  # the node stays to give the output its name; others need not read it
@@ -26,6 +26,15 @@ def drop_noops(graph: ir.Graph) -> int:
             graph.remove(node, safe=True)
             dropped += 1
     return dropped
+
+
+_NEUTRAL = {"Mul": 1.0, "Div": 1.0, "Add": 0.0, "Sub": 0.0}
+
+
+def _data(node: ir.Node) -> int:
+    """Returns which input holds the data: the other one of a sum or product may be its neutral number."""
+    turned = node.op_type in ("Mul", "Add") and array(node.inputs[0]) is not None
+    return 1 if turned and uniform(node.inputs[0]) == _NEUTRAL[node.op_type] else 0
 
 
 def _changes_nothing(node: ir.Node) -> bool:
@@ -45,6 +54,11 @@ def _changes_nothing(node: ir.Node) -> bool:
         return perm is not None and perm == tuple(range(len(perm)))
     if node.op_type == "Pad":
         return set(integers(node.inputs[1]) or (1,)) == {0} if len(node.inputs) > 1 else False
+    if node.op_type in _NEUTRAL and len(node.inputs) == 2:
+        data = node.inputs[_data(node)]
+        number = array(node.inputs[1 - _data(node)])  # a bias that is zero today is a weight nevertheless
+        neutral = number is not None and number.size == 1 and float(number.reshape(-1)[0]) == _NEUTRAL[node.op_type]
+        return neutral and dims(data) is not None and dims(data) == dims(result)
     if node.op_type in ("Reshape", "Expand"):
         before, after = dims(source), dims(result)
         return before is not None and before == after
