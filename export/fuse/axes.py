@@ -1,5 +1,6 @@
 """Settles the axes of a block: in which frame the op works, which of them are batch and heads, who broadcasts."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -11,11 +12,19 @@ from export.graph.values import Dim, Refusal, dims, label
 
 @dataclass(frozen=True)
 class Block:
-    """One softmax attention as it was read."""
+    """One softmax attention as it was read.
+
+    Attributes:
+        softmax: Its Softmax.
+        scores: What that reads.
+        weights: Where what it gives goes.
+        order: Where the nodes of its graph stood: none depends on one that stood after it.
+    """
 
     softmax: ir.Node
     scores: Scores
     weights: Weights
+    order: Mapping[ir.Node, int]
 
 
 def operand_dims(operand: Operand) -> tuple[Dim, ...]:

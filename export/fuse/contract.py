@@ -62,7 +62,7 @@ def agree(block: Block) -> Agreement:
         _check_moves(factor, block, home)
         if factor.of_keys and kv_lead != lead and set(lead_of(factor, len(lead))) != {1}:
             raise Refusal("K107", f"The factor '{factor.value.name}' of {name} differs between heads that share K.")
-    inside = shown(block.softmax, block.scores, block.weights)
+    inside = shown(block.softmax, block.scores, block.weights, block.order)
     if inside is not None:
         _check_shown(block, inside, dtype, lead)
     return Agreement(home, lead, split, kv_lead, dtype, softmax_dtype, inside)

@@ -98,8 +98,6 @@ def emit(block: Block, agreed: Agreement, masked_rows: str, prover: Prover) -> E
     take_place(old, _behind(build, block, agreed, output, old))
     if shown is not None:
         take_place(shown.value, _inside(build, shown, node.outputs[3], block, agreed))
-        if isinstance(node.graph, ir.Graph):
-            node.graph.sort()  # what reads the weights may stand before the product whose place the op took
     return Emitted(node, scale, mask.kind, mask.masked_rows)
 
 

@@ -1,6 +1,6 @@
 """The order of fusing: inline, raise the opset, apply laws, read every Softmax, emit, tidy, verify, report."""
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Literal
@@ -172,16 +172,19 @@ def _attempt(model: ir.Model, options: Options, refused: dict[str, Refusal], pla
             draft.rotated += [r.node for r in rotations.written]
             draft.unrotated |= rotations.kept
     for graph in graphs(draft.model):
-        for node in list(graph):
+        order = {node: at for at, node in enumerate(graph)}
+        for node in list(order):
             if node.op_type == "Softmax" and node.domain == "":
                 try:
                     if forbidden is not None:
                         raise forbidden
                     if node.name in refused:
                         raise refused[node.name]
-                    draft.emitted.append((node, _fuse_one(node, options, prover)))
+                    draft.emitted.append((node, _fuse_one(node, order, options, prover)))
                 except Refusal as refusal:
                     draft.kept.append(_kept(node, refusal))
+        if any(e.node.graph is graph and len(e.node.outputs) > 1 for _, e in draft.emitted):
+            graph.sort()  # what reads the weights may stand before the product whose place the op took
     draft.kept += [_kept(node, refusal) for node, refusal in unreachable(draft.model)]
     if forbidden is None and (draft.emitted or draft.rotated or draft.arrived):
         draft.cached = tidy(draft.model, refused)
@@ -189,12 +192,12 @@ def _attempt(model: ir.Model, options: Options, refused: dict[str, Refusal], pla
     return draft
 
 
-def _fuse_one(softmax: ir.Node, options: Options, prover: Prover) -> Emitted:
+def _fuse_one(softmax: ir.Node, order: Mapping[ir.Node, int], options: Options, prover: Prover) -> Emitted:
     scores_value = softmax.inputs[0] if softmax.inputs else None
     if scores_value is None:
         raise Refusal("K199", f"Softmax '{softmax.name}' has no input.")
     scores = read_scores(scores_value, Walk(axis_from_right(softmax, -1)))
-    block = Block(softmax, *settle(softmax, scores, follow(softmax, scores.layout)))
+    block = Block(softmax, *settle(softmax, scores, follow(softmax, scores.layout)), order)
     return emit(block, agree(block), options.masked_rows, prover)
 
 

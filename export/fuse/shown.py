@@ -5,7 +5,7 @@ block is read elsewhere must follow from that one by nodes of the graph, which t
 softmax must go, or nothing was gained.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import inf
 
@@ -31,7 +31,7 @@ class Shown:
     factor: float = 1.0
 
 
-def shown(softmax: ir.Node, scores: Scores, weights: Weights) -> Shown | None:
+def shown(softmax: ir.Node, scores: Scores, weights: Weights, order: Mapping[ir.Node, int]) -> Shown | None:
     """Returns what is read elsewhere too, or None where nothing is.
 
     Raises:
@@ -50,7 +50,7 @@ def shown(softmax: ir.Node, scores: Scores, weights: Weights) -> Shown | None:
         if not (dies.node(softmax) and dies.node(scores.nodes[0])):
             continue
         if candidate is not None:
-            back = _comes_back({*inside, *scores.nodes}, entering, scores.nodes[0])
+            back = _comes_back({*inside, *scores.nodes}, entering, scores.nodes[0], order)
             if candidate.mode != 3 and (back is not None or _feeds_another(candidate.value, inside)):
                 break
             if back is not None:
@@ -135,9 +135,10 @@ def _entering(scores: Scores, weights: Weights) -> list[ir.Value]:
     return [v for v in (*entering, *(f.value for f in scores.factors), weights.value.value) if v is not None]
 
 
-def _comes_back(block: set[ir.Node], entering: list[ir.Value], first: ir.Node) -> ir.Node | None:
+def _comes_back(
+    block: set[ir.Node], entering: list[ir.Value], first: ir.Node, order: Mapping[ir.Node, int]
+) -> ir.Node | None:
     """Returns a node of the block on which something that enters the op depends, or None."""
-    order = {node: at for at, node in enumerate(first.graph or ())}
     start = order.get(first, 0)
     waiting, seen = list(entering), set[ir.Node]()
     while waiting:
