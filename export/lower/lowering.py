@@ -14,6 +14,7 @@ from export.lower.call import Call, read, take_place, write
 from export.lower.decompose import lower_precision, lower_whole, write_decomposed
 from export.lower.extremes import lower_extremes
 from export.lower.heads import merge
+from export.lower.layout import lower_layout, place_output, sweep
 from export.lower.marks import lower_mark, unmark
 from export.lower.masks import lower_mask, refuse_ambiguous
 from export.lower.refuse import refuse_call, refuse_model
@@ -40,8 +41,9 @@ _LADDER: tuple[Callable[[Call, Target, Builder], tuple[Call, tuple[Step, ...]]],
     lower_mask,
     lower_single_head,
     lower_mark,
+    lower_layout,
 )
-"""In this order: the cache fixes the lengths, sizes and precision decide what is written out, masks come last."""
+"""In this order: the cache fixes the lengths, sizes and precision decide what is written out, masks come after them."""
 
 
 LOWERED_FOR = "attnproof.lowered_for"
@@ -93,6 +95,8 @@ def lower(model: ir.Model, target: str) -> Lowered:
             steps.extend(_lower_attention(node, row, build))
     if steps:
         share(lowered, older)
+        for graph in graphs(lowered):
+            sweep(graph)
     attentions = [n for g in graphs(lowered) for n in g if n.domain == "" and n.op_type == "Attention"]
     prefixes = {n: _free(f"{n.name or n.outputs[0].name}/{row.name}", names) for n in attentions}
     steps.extend(unshare(lowered, row, prefixes))
@@ -163,7 +167,10 @@ def _lower_attention(node: ir.Node, row: Target, build: Builder) -> list[Step]:
         output = build("Where", call.attends, output, build.number(0.0, call.dtype), dtype=call.dtype)
     if three_axes and call.heads is None:
         output = merge(output, build)
-    take_place(node.outputs[0], output)
+    if call.heads is not None and not three_axes:
+        place_output(node.outputs[0], output, call.heads[0], build)
+    else:
+        take_place(node.outputs[0], output)
     if scores is not None:
         take_place(node.outputs[3], masked(scores, call, build))
     if node.graph is not None:

@@ -43,6 +43,7 @@ class Target:
         masked_heads: Fewest query heads with which it takes a mask.
         one_query_heads, one_query_step: Fewest query heads, and the factor of the head size, with which a single query
             is fused. A profile that fixes the number of queries at 1 makes it a single query.
+        flat: Whether it reads heads in the channels, [B, S, H*D], faster than heads moved forward by Transposes.
         marks: Which attentions must carry TRT_decomposable=1, without which one that misses the kernel does not build:
             "none", "outside" (of the fused types and sizes), "all" (where the kernel's range is not known).
     """
@@ -64,6 +65,7 @@ class Target:
     masked_heads: int = 1
     one_query_heads: int = 1
     one_query_step: int = 1
+    flat: bool = False
     marks: str = "none"
 
 
@@ -112,6 +114,8 @@ ORT = Target(
     mask_repeats=frozenset(),
     # The lowest number serves it as minus infinity: a row filled with it gives 0.
     mask_values=frozenset({"-inf"}),
+    # Measured on one core, 12 heads of 64, 128 and 512 tokens, with and without RotaryEmbedding: 1.07 to 1.20 times.
+    flat=True,
 )
 """ONNX Runtime 1.31, CPU provider. An unknown `window` attribute is an error at session creation."""
 
