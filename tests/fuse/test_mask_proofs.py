@@ -26,6 +26,16 @@ class Frame(MaskGraph):
     def from_one(self) -> str:
         return self("Range", self.constant(1), self("Add", self.keys, self.constant(1)), self.constant(1))
 
+    def sequence(self) -> str:
+        """The number of the packed sequence that a key [1, T] belongs to: how often positions did not grow by one."""
+        end = self("Unsqueeze", self.keys, self.constant([0]))
+        first = self("Slice", self.j, self.constant([0]), self.constant([1]), self.constant([-1]))
+        longer = self("Concat", self("Sub", first, self.constant(1)), self.j, axis=-1)
+        after = self("Slice", longer, self.constant([1]), self("Add", end, self.constant([1])), self.constant([-1]))
+        before = self("Slice", longer, self.constant([0]), end, self.constant([-1]))
+        jump = self("Not", self("Equal", self("Sub", after, before), self.constant(1)))
+        return self("CumSum", self("Cast", jump, to=7), self.constant(-1))
+
     def padding(self) -> str:
         return self("Unsqueeze", self("Cast", "pad", to=9), self.constant([1, 2]))
 
@@ -117,6 +127,10 @@ POSITIVE: dict[str, tuple[tuple[str | int, ...], Callable[[Frame], str], str, bo
     ),
     "chunks": (
         SELF, lambda g: g("LessOrEqual", g("Div", g.j, g.constant(4)), g("Div", g.i, g.constant(4))), "block", True,
+    ),
+    "one sequence": (  # positions that grow by one each belong to one sequence: queries see keys of their own
+        SELF, lambda g: g("And", g.causal(), g("Equal", g.sequence(), g("Transpose", g.sequence(), perm=[1, 0]))),
+        "causal", True,
     ),
     "everything": (
         CROSS, lambda g: g("Or", g("GreaterOrEqual", g.j, g.constant(0)), g.padding()), "none", True,

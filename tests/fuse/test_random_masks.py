@@ -35,6 +35,7 @@ class Program:
         kind = self.pick("row", "column", "size", "small") if depth <= 0 else self.pick(
             "row", "column", "add", "sub", "scale", "divide", "abs", "where", "size", "cumsum", "float", "remainder",
             "table",
+            "tiled", "shifted",
         )  # fmt: skip
         match kind:
             case "row" | "column":
@@ -58,6 +59,18 @@ class Program:
                 shape = g("Unsqueeze", self.keys, g.constant([0]))
                 ones = g("Expand", g.constant([1]), shape)
                 return g("CumSum", ones, g.constant(0), exclusive=self.pick(0, 1))
+            case "tiled":
+                twice = g("Concat", g.constant([1]), g.constant([2]), axis=0)
+                wide = g("Tile", g.positions(self.keys, row=False), twice)
+                end = g("Unsqueeze", self.keys, g.constant([0]))
+                start = self.pick(g.constant([0]), end)
+                return g("Slice", wide, start, g("Add", start, end), g.constant([1]))
+            case "shifted":  # the position before, -1 before the first
+                ramp = g.positions(self.keys, row=False)
+                first = g("Slice", ramp, g.constant([0]), g.constant([1]), g.constant([1]))
+                longer = g("Concat", g("Sub", first, g.constant(1)), ramp, axis=1)
+                end = g("Unsqueeze", self.keys, g.constant([0]))
+                return g("Slice", longer, g.constant([0]), end, g.constant([-1]))
             case "table":
                 table = g.constant([0, 1, 2, 3, 4, 5, 6, 7] if self.pick(True, False) else [0, 1, 1, 3, 2, 5, 6, 9])
                 return g("Gather", table, g.positions(self.keys, row=False))

@@ -93,6 +93,9 @@ def equal_zero(poly: Poly) -> Formula:
         return TRUE
     if at_least_zero(poly - 1) or at_least_zero(-poly - 1):
         return FALSE
+    for bounded in (poly, -poly):
+        if at_least_zero(bounded):  # what is never below 0 is 0 where it is not above
+            return at_least(-bounded)
     if poly.terms[0][1] < 0:
         poly = -poly
     common = poly.content

@@ -63,6 +63,20 @@ def _same_size(m: Meaning, value: ir.Value, at: int, room: int | str | None) -> 
     return room is not None and m.size(value, at) == m.dimension(room, "")
 
 
+@rule("Tile")
+def _tiled(m: Meaning, node: ir.Node, indices: Indices) -> Term:
+    value, repeats = node.inputs[:2]
+    found = []
+    for at, index in enumerate(indices):
+        if dim(value, at) == 1:
+            found.append(Poly())
+        elif m.integer(repeats, (Poly.of(at),)).number == 1:
+            found.append(index)
+        else:
+            found.append(_divided(index, m.size(value, at))[1])
+    return m.at(value, tuple(found))
+
+
 @rule("Transpose")
 def _transposed(m: Meaning, node: ir.Node, indices: Indices) -> Term:
     perm = permutation(node)
