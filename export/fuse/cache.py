@@ -70,6 +70,8 @@ def _absorb(attention: ir.Node, order: Mapping[ir.Node, int]) -> bool:
     if columns and columns[-1] == 1:  # one column for all keys: with a past it is not told from one key
         return False
     ways = {step for half in (key, value) for step in (half.whole.producer(), half.placed) if step is not None}
+    if any(step not in order for step in ways):  # the graph around a body cannot read what the body makes
+        return False
     if not all(_comes_after(half, attention, ways, order) for half in (key, value)):
         return False
     _write(attention, key, value)

@@ -8,6 +8,7 @@ from corpus_caches import DECODERS, ROUTES, Way, build, export, judge, run
 from run_caches import line, ways
 
 from export.fuse import Options, fuse
+from export.lower import for_ort_check, lower
 
 SAMPLE = [
     Way("gemma3", "sdpa", "ts17"),
@@ -22,6 +23,16 @@ SAMPLE = [
 def test_a_prompt_and_single_tokens_are_right_with_past_and_present(way: Way, tmp_path: Path) -> None:
     row = judge(way, tmp_path)
     assert row.ok and not row.failed, line(row)
+
+
+def test_the_concatenation_that_tensorrt_gets_back_is_as_right(tmp_path: Path) -> None:
+    way = Way("qwen3", "sdpa", "ts17")
+    step = build(way)
+    export(way, step, tmp_path / "step.onnx")
+    lowered = lower(fuse(ir.load(tmp_path / "step.onnx"), Options(verify=False)).model, "tensorrt-rtx").model
+    attentions = [n for n in lowered.graph if n.op_type == "Attention"]
+    assert attentions and not any(v is not None for n in attentions for v in n.inputs[4:])
+    assert not run(for_ort_check(lowered), step, way)
 
 
 def test_every_decoder_goes_every_way() -> None:

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 import pytest
-from text_graphs import SIZES, assert_same, expressions, parse, read_goldens
+from onnx.reference import ReferenceEvaluator
+from text_graphs import SIZES, assert_same, draw, expressions, parse, read_goldens, run
 
 from export.fuse import Options, fuse
 from export.fuse.rows import as_json
@@ -75,6 +77,16 @@ def test_targets_without_a_past_get_the_concatenation_back(target: str) -> None:
     lowered = lower(fuse(parse(CACHES[PRESENT].before)).model, target)
     assert sorted(n.op_type for n in lowered.model.graph) == ["Attention", "Concat", "Concat", "Identity", "Identity"]
     assert any(step.action == "cache outside" for step in lowered.steps)
+
+
+@pytest.mark.parametrize("name", [PRESENT, "a mask over past and new keys", "one head of keys and values"])
+def test_the_canonical_graph_is_right_on_the_reference_evaluator(name: str) -> None:
+    before = parse(CACHES[name].before)
+    evaluator = ReferenceEvaluator(ir.to_proto(fuse(before).model))
+    for sizes in (*SIZES, *FIRST):
+        feeds = draw(before, sizes)
+        for want, have in zip(run(before, feeds), evaluator.run(None, feeds), strict=True):
+            np.testing.assert_allclose(have, want, rtol=1e-4, atol=1e-5)
 
 
 def test_onnx_runtime_gets_present_outputs_that_nobody_reads() -> None:
