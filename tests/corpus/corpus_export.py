@@ -12,7 +12,6 @@ from corpus_entry import Entry
 
 from export.capture.quiet import quiet
 
-
 MADE = 1
 """Raise it when modules are drawn or exported in another way: what was kept is then made again."""
 

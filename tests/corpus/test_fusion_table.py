@@ -11,8 +11,8 @@ from corpus_registry import ENTRIES
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import fusion
-from fusion_tools import TOOLS
+import fusion  # noqa: E402
+from fusion_tools import TOOLS  # noqa: E402
 
 
 def test_the_tables_are_those_of_the_json() -> None:
