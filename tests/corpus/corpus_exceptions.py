@@ -25,7 +25,17 @@ class Excuse:
     reason: str
 
 
-EXCUSES: tuple[Excuse, ...] = ()
+EXCUSES: tuple[Excuse, ...] = (
+    Excuse(
+        "groupvit_vision", "*", "*", "K304", 2,
+        "It assigns each token to one group: the weights are made hard by an argmax before they meet V.",
+    ),
+    Excuse(
+        "lilt", "*", "*", "K210", 3,
+        "The scores of text and of layout are added to one another and then go through a softmax each, so that neither "
+        "product of Q and K ends in one attention.",
+    ),
+)  # fmt: skip
 
 
 def excused(row: Row) -> tuple[int, tuple[str, ...]]:

@@ -10,6 +10,7 @@ from text_graphs import Golden, assert_same, expressions, parse, read_goldens
 from export.graph import laws, shapes
 from export.graph.laws.branches import choose_branch
 from export.graph.laws.casts import name_types
+from export.graph.laws.detours import add_outside
 from export.graph.laws.dimensions import detach_shapes, settle_expand
 from export.graph.laws.einsum import spell_out_einsum
 from export.graph.laws.fold import fold
@@ -39,6 +40,7 @@ LAWS = {
         join_reshapes,
         turn_outside,
         assemble,
+        add_outside,
     )
 }
 

@@ -106,7 +106,7 @@ def masks_of(mask: ir.Value, region: Cut) -> set[str]:
     """Returns the tensors a mask is made of that may hide a key; a product and its factors never do."""
 
     def product(value: ir.Value) -> bool:
-        return made_by(value, "MatMul") is not None
+        return made_by(value, "MatMul", "Einsum", "Gemm", "Conv") is not None
 
     found = cut([mask], lambda value: str(value.name) in region.leaves or product(value)).leaves
     return {

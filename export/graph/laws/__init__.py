@@ -8,6 +8,7 @@ import onnx_ir.passes.common as common
 from export.graph import shapes
 from export.graph.laws.branches import choose_branch
 from export.graph.laws.casts import name_types
+from export.graph.laws.detours import add_outside
 from export.graph.laws.dimensions import detach_shapes, settle_expand
 from export.graph.laws.einsum import spell_out_einsum
 from export.graph.laws.fold import fold
@@ -21,7 +22,7 @@ from export.graph.values import graphs
 
 _CONSTANTS = (fold, settle_expand, choose_branch)
 _SPELLINGS = (spell_out_einsum, spell_softmax, select_levels, sink_scales)
-_LAYOUTS = (drop_noops, join_reshapes, assemble, turn_outside, join_transposes)
+_LAYOUTS = (drop_noops, add_outside, join_reshapes, assemble, turn_outside, join_transposes)
 _LAWS = (*_CONSTANTS, name_types, detach_shapes, *_SPELLINGS, *_LAYOUTS)
 _ROUNDS = 6
 """Folding one constant lets shapes be inferred that let the next be folded; real graphs settle within three rounds."""
