@@ -26,6 +26,7 @@ class Spelling:
         half: It is run in float16.
         dynamo: It is one of those that the dynamo exporter always gets, not only among the slow tests.
         library: It calls the library's attention, which is one op on arrival where the opset has one (23).
+        traced: The mask of the row where the dynamo exporter wrote the graph, if its sizes and operators prove another.
         fixed: The TorchScript exporter writes the sizes of the example into the graph.
     """
 
@@ -40,6 +41,7 @@ class Spelling:
     dynamo: bool = False
     library: bool = False
     fixed: bool = False
+    traced: str | None = None
 
     @property
     def name(self) -> str:

@@ -89,7 +89,7 @@ class Disentangled(Packed):
         return scores.softmax(-1) @ v
 
 
-@spelling(mask="bool")
+@spelling(mask="bool", traced="causal")
 class HiddenByAValueInATensor(Packed):
     """GPT-J: a triangle of bytes, the scale and the fill as tensors, scores in float32."""
 
@@ -228,7 +228,7 @@ class CosineWindows(nn.Module):
         return nn.Softmax(dim=-1)(scores + bias) @ v
 
 
-@spelling(scale=0.5, mask="block")
+@spelling(scale=0.5, mask="block", traced="bool")
 class WithoutItself(Packed):
     """Locality self-attention: a learned temperature, no patch sees itself."""
 
@@ -308,7 +308,8 @@ def added_attention(q, k, v):
 
 @spelling(expect="K102")
 def gaussian_of_the_distance(q, k, v):
-    return torch.cdist(q, k).neg().softmax(-1) @ v
+    distance = (q.unsqueeze(3) - k.unsqueeze(2)).square().sum(-1)
+    return distance.neg().softmax(-1) @ v
 
 
 @spelling(expect="nothing")
