@@ -7,6 +7,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 
 import pytest
+import stubbed_tensorrt
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -23,3 +24,12 @@ def _no_gpu() -> str | None:
     if torch.cuda.is_available():
         return None
     return f"NOT RUN: torch {torch.__version__} sees no NVIDIA GPU on this machine"
+
+
+@pytest.fixture(scope="session")
+def tensorrt_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Returns an environment in which `import tensorrt` finds the real bindings over stubbed libraries."""
+    try:
+        return stubbed_tensorrt.install(tmp_path_factory.mktemp("tensorrt"))
+    except stubbed_tensorrt.NotHereError as error:
+        pytest.skip(f"NOT RUN: {error}")

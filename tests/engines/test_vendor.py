@@ -2,11 +2,8 @@
 
 import ast
 import json
-import os
-import shutil
 import subprocess
 import sys
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +15,6 @@ from engines.errors import BackendMissingError, UsageError
 from engines.vendor import Vendor
 
 ENGINES = Path(vendor.__file__).parent
-BINDINGS = "tensorrt_cu13_bindings==11.4.0.106"
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
@@ -104,19 +100,6 @@ def test_rtx_lists_its_architectures() -> None:
     assert set(rtx.module.DataType.__members__) == set(vendor.DTYPES)
 
 
-_STUBS = """
-void *createInferBuilder_INTERNAL() { return 0; }
-void *createInferRefitter_INTERNAL() { return 0; }
-void *createInferRuntime_INTERNAL() { return 0; }
-void *createNvOnnxParser_INTERNAL() { return 0; }
-void *createNvOnnxParserRefitter_INTERNAL() { return 0; }
-void *getPluginRegistry() { return 0; }
-void *getBuilderPluginRegistry() { return 0; }
-int getNvOnnxParserVersion() { return 0; }
-int initLibNvInferPlugins() { return 1; }
-"""
-_LIBRARIES = ("libnvinfer.so.11", "libnvonnxparser.so.11", "libnvinfer_plugin.so.11")
-
 _DESCRIBE = """
 import json, sys
 from engines import vendor
@@ -140,32 +123,9 @@ print(json.dumps(told))
 
 
 @pytest.fixture(scope="module")
-def bindings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+def bindings(tensorrt_environment: dict[str, str]) -> dict[str, object]:
     """Returns what the real TensorRT 11.4 bindings hold; their libraries are stubs without content."""
-    if not sys.platform.startswith("linux"):
-        pytest.skip("NOT RUN: the stubbed libraries are Linux's")
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    if not compiler:
-        pytest.skip("NOT RUN: there is no C compiler to make the stubbed libraries with")
-    folder = tmp_path_factory.mktemp("tensorrt")
-    download = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet", "-d", folder]
-    quick = ["--timeout=10", "--retries=0", "--disable-pip-version-check"]
-    done = subprocess.run([*download, *quick, BINDINGS], capture_output=True, text=True, timeout=120)
-    wheels = list(folder.glob("*.whl"))
-    if not wheels:
-        pytest.skip(f"NOT RUN: the wheel {BINDINGS} cannot be had here: {done.stderr.strip().splitlines()[-1:]}")
-    zipfile.ZipFile(wheels[0]).extractall(folder)
-    (folder / "tensorrt").mkdir()
-    (folder / "tensorrt" / "__init__.py").write_text(
-        "from tensorrt_bindings import *\nfrom tensorrt_bindings import __version__\n"
-    )
-    (folder / "stubs.c").write_text(_STUBS)
-    for library in _LIBRARIES:
-        shared = [compiler, "-shared", "-fPIC", f"-Wl,-soname,{library}", "-o", folder / library, folder / "stubs.c"]
-        subprocess.run(shared, check=True)
-    path = os.pathsep.join([str(folder), str(ENGINES.parent)])
-    environment = {**os.environ, "LD_LIBRARY_PATH": str(folder), "PYTHONPATH": path}
-    told = subprocess.run([sys.executable, "-c", _DESCRIBE], env=environment, capture_output=True, text=True)
+    told = subprocess.run([sys.executable, "-c", _DESCRIBE], env=tensorrt_environment, capture_output=True, text=True)
     assert told.returncode == 0, told.stderr
     return dict(json.loads(told.stdout))
 
