@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from engines.errors import BackendMissingError, EngineBuildError, UsageError
+from plugins.tensorrt_plugin import register
 
 DTYPES = {
     "FLOAT": "float32",
@@ -114,6 +115,18 @@ class Vendor:
         """Returns an empty strongly typed network: every tensor has the dtype that the ONNX file gives it."""
         flag = self.module.NetworkDefinitionCreationFlag.STRONGLY_TYPED
         return builder.create_network(1 << int(flag))
+
+    def register_plugins(self, sm: int) -> None:
+        """Makes the plugin operator known to the parser, its kernel compiled for one architecture, e.g. sm=90.
+
+        Raises:
+            BackendMissingError: The vendor's Python plugins are missing: they came with TensorRT 10.9.
+        """
+        try:
+            plugin = importlib.import_module(f"{self.module.__name__}.plugin")
+        except ImportError as error:
+            raise BackendMissingError(f"{self.title} {self.version} has no Python plugins ({error}).") from error
+        register(plugin, sm)
 
     def aim(self, config: Any, sm: int) -> None:
         """Makes `config` compile for one architecture, e.g. sm=89; TensorRT always compiles for the current GPU.

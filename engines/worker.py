@@ -18,6 +18,7 @@ from typing import Any
 from engines import vendor
 from engines.errors import BackendMissingError, ToolkitError
 from engines.vendor import DTYPES, Vendor
+from plugins import contract
 
 _PROGRESS_SECONDS = 0.05
 
@@ -71,8 +72,11 @@ def build(request: dict[str, Any], send: Callable[..., None]) -> dict[str, Any]:
     logger = loaded.logger(lambda severity, text: send(log=[severity, text]))
     builder = loaded.builder(logger)
     network = loaded.network(builder)
+    ours = [n for n in request["foreign"] if contract.find(n[1], n[2]) and not n[3]]
+    if ours:
+        loaded.register_plugins(request["sm"])
     parser = loaded.module.OnnxParser(network, logger)
-    _refuse_mistaken(parser, request["foreign"], loaded)
+    _refuse_mistaken(parser, [n for n in request["foreign"] if n not in ours], loaded)
     if not parser.parse_from_file(request["onnx"]):
         raise _Stop(parse=[_parser_error(parser.get_error(i)) for i in range(parser.num_errors)])
     config = builder.create_builder_config()

@@ -22,6 +22,8 @@ TARGETS = ("onnx", "ort", "tensorrt-rtx", "tensorrt")
 EXPORTERS = ("dynamo", "torchscript")
 MaskedRows = Literal["keep", "zero"]
 MASKED_ROWS: tuple[MaskedRows, ...] = ("keep", "zero")
+AttentionKind = Literal["native", "plugin"]
+ATTENTIONS: tuple[AttentionKind, ...] = ("native", "plugin")
 DEFAULT_SOURCE = "mha-rope"
 
 
@@ -40,6 +42,8 @@ class Spec:
         shapes: {symbolic dimension: "min:opt:max"}, or {input: "1x1x64:2x128x64:8x512x64"}; (min, opt, max) is taken
             too. What is absent comes from the form or the inputs.
         masked_rows: What a fully masked row gives: "keep" the meaning of the original, or "zero".
+        attention: "native", where the plugin kernel stands in only for what the target does not compute itself, or
+            "plugin", where it takes every attention it can (target tensorrt).
         require: "all", or how many attentions must end as one op, as text; None requires nothing.
         seed: Seeds the weights a factory draws and the inputs of the parity cases.
         verify: Whether every fusion is checked by running it before and after.
@@ -54,6 +58,7 @@ class Spec:
     sm: tuple[int, ...] = ()
     shapes: Mapping[str, str | Sequence[int] | int] = field(default_factory=dict)
     masked_rows: MaskedRows = "keep"
+    attention: AttentionKind = "native"
     require: str | None = None
     seed: int = 0
     verify: bool = True
@@ -63,6 +68,7 @@ class Spec:
         _one_of("dtype", self.dtype, DTYPES)
         _one_of("exporter", self.exporter, EXPORTERS)
         _one_of("masked-rows", self.masked_rows, MASKED_ROWS)
+        _one_of("attention", self.attention, ATTENTIONS)
         if self.require is not None and self.require != "all" and not self.require.isdigit():
             raise UsageError(f"require is {self.require!r}; give 'all' or a number of attentions, as in --require 12.")
         object.__setattr__(self, "shapes", {name: _shape_text(name, size) for name, size in self.shapes.items()})

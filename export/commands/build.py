@@ -3,9 +3,9 @@
 import argparse
 
 from export.report import stdout
-from export.spec import DEFAULT_SOURCE, DTYPES, EXPORTERS, MASKED_ROWS, TARGETS, Spec, read_toml
+from export.spec import ATTENTIONS, DEFAULT_SOURCE, DTYPES, EXPORTERS, MASKED_ROWS, TARGETS, Spec, read_toml
 
-_FLAGS = ("out", "target", "dtype", "opset", "exporter", "sm", "shapes", "masked_rows", "require", "seed")
+_FLAGS = ("out", "target", "dtype", "opset", "exporter", "sm", "shapes", "masked_rows", "attention", "require", "seed")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +29,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--exporter", choices=EXPORTERS, help="PyTorch exporter (default: dynamo)")
     add("--sm", metavar="89,120", help="compute capabilities (default: the GPU's own; 89,120 without a GPU)")
     add("--shapes", metavar="batch=1:2:8,...", help="min:opt:max of a dimension, or of an input as x=1x1x64:...")
+    add(
+        "--attention",
+        choices=ATTENTIONS,
+        help="plugin: our kernel wherever it can (tensorrt); native: where needed",
+    )
     add("--masked-rows", choices=MASKED_ROWS, help="what a fully masked row gives (default: keep its meaning)")
     add("--require", metavar="all|N", help="exit 1 unless all, or N, attentions end as one op")
     add("--seed", type=int, metavar="N", help="seeds a factory's random weights and the inputs (default: 0)")

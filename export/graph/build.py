@@ -43,8 +43,9 @@ class Builder:
         dtypes: Sequence[ir.DataType | None] = (None,),
         shapes: Sequence[ir.Shape | None] = (None,),
         name: str | None = None,
+        domain: str = "",
     ) -> ir.Node:
-        """Inserts one standard operator; an output whose type is None is left out, unless it is the only one."""
+        """Inserts one operator; an output whose type is None is left out, unless it is the only one."""
         self._count += 1
         base = name or f"{self._prefix}/{op}_{self._count}"
         outputs = [
@@ -56,7 +57,7 @@ class Builder:
             for i, (dtype, shape) in enumerate(zip(dtypes, shapes, strict=True))
         ]
         node = ir.Node(
-            "",
+            domain,
             op,
             inputs,
             ir.convenience.convert_attributes(attributes),

@@ -42,6 +42,7 @@ class Call:
         attends: Bool, broadcastable to [B, H, S, 1]: rows whose output stands; the others become 0. None: all stand.
         value_size: Channels of V that are real, where V was padded.
         decomposed: Whether it is written as MatMul, Softmax, MatMul instead of one node.
+        plugin: Whether it is written as one node of the plugin operator.
         swapped: Whether batch and head axes have changed places.
         marked: Whether the node carries TRT_decomposable=1.
     """
@@ -69,6 +70,7 @@ class Call:
     attends: ir.Value | None = None
     value_size: int | None = None
     decomposed: bool = False
+    plugin: bool = False
     swapped: bool = False
     marked: bool = False
 

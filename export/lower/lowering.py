@@ -1,7 +1,7 @@
 """The ladder: every attention is read, goes through the steps in order, and is written back if one of them applied."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
@@ -17,6 +17,7 @@ from export.lower.heads import merge
 from export.lower.layout import lower_layout, place_output, sweep
 from export.lower.marks import lower_mark, unmark
 from export.lower.masks import lower_mask, refuse_ambiguous
+from export.lower.plugin import lower_plugin, plug_out, write_plugin
 from export.lower.refuse import refuse_call, refuse_model
 from export.lower.rotary import lower_rotary
 from export.lower.scores import lower_scores, masked
@@ -31,6 +32,7 @@ from export.lower.value_type import lower_value_type
 
 _LADDER: tuple[Callable[[Call, Target, Builder], tuple[Call, tuple[Step, ...]]], ...] = (
     lower_value_type,
+    lower_plugin,
     lower_cache,
     lower_sizes,
     lower_precision,
@@ -43,7 +45,8 @@ _LADDER: tuple[Callable[[Call, Target, Builder], tuple[Call, tuple[Step, ...]]],
     lower_mark,
     lower_layout,
 )
-"""In this order: the cache fixes the lengths, sizes and precision decide what is written out, masks come after them."""
+"""In this order: what becomes a plugin node needs no other step; the cache fixes the lengths, sizes and precision
+decide what is written out, masks come after them."""
 
 
 LOWERED_FOR = "attnproof.lowered_for"
@@ -63,21 +66,27 @@ class Lowered:
     steps: tuple[Step, ...]
 
 
-def lower(model: ir.Model, target: str) -> Lowered:
+def lower(model: ir.Model, target: str, attention: str = "native") -> Lowered:
     """Returns `model` rewritten so that `target` computes what ONNX says.
 
     Args:
         model: Any ONNX model, fused or not; not changed. Without `ai.onnx::Attention` and RotaryEmbedding it comes back
             as it is.
         target: A name in `TARGETS`.
+        attention: "native", where the plugin operator stands in only for what the target does not compute itself, or
+            "plugin", where it takes every attention it can.
 
     Raises:
-        UsageError: There is no such target.
+        UsageError: There is no such target, or it takes no plugins and "plugin" was asked for.
         LoweringRefusedError: The target would refuse the graph or read it silently wrong, and no step can prevent it.
     """
     row = TARGETS.get(target)
     if row is None:
         raise UsageError(f"There is no target {target!r}; choose one of {', '.join(TARGETS)}.")
+    if attention == "plugin":
+        if row.plugin == "never":
+            raise UsageError(f"{row.title} takes no plugins; --attention plugin needs --target tensorrt.")
+        row = replace(row, plugin="always")
     lowered = model.clone()
     if row is ONNX:
         return Lowered(lowered, ())
@@ -113,7 +122,14 @@ def for_ort_check(model: ir.Model) -> ir.Model:
     """
     plain = model.clone()
     unmark(plain)
+    plug_out(plain)
     return lower(plain, "ort").model
+
+
+def _write(call: Call, build: Builder) -> tuple[ir.Value, ir.Value | None]:
+    if call.plugin:
+        return write_plugin(call, build), None
+    return write_decomposed(call, build) if call.decomposed else write(call, build)
 
 
 def _inline(model: ir.Model, row: Target) -> list[Step]:
@@ -153,9 +169,11 @@ def _lower_attention(node: ir.Node, row: Target, build: Builder) -> list[Step]:
     for rung in _LADDER:
         call, done = rung(call, row, build)
         steps.extend(done)
+        if call.plugin:
+            break
     if not steps:
         return steps
-    output, scores = write_decomposed(call, build) if call.decomposed else write(call, build)
+    output, scores = _write(call, build)
     made = output.producer()
     if made is not None:
         made.metadata_props[LOWERED_FOR] = row.name

@@ -46,6 +46,8 @@ class Target:
         flat: Whether it reads heads in the channels, [B, S, H*D], faster than heads moved forward by Transposes.
         marks: Which attentions must carry TRT_decomposable=1, without which one that misses the kernel does not build:
             "none", "outside" (of the fused types and sizes), "all" (where the kernel's range is not known).
+        plugin: When an attention becomes a node of the plugin operator: "never", where the target has no plugins;
+            "refused", where it does not compute the attention natively; "always", where it was asked for.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Target:
     one_query_step: int = 1
     flat: bool = False
     marks: str = "none"
+    plugin: str = "never"
 
 
 ONNX = Target(
@@ -147,7 +150,7 @@ _TENSORRT = Target(
 TENSORRT_RTX = replace(_TENSORRT, name="tensorrt-rtx", title="TensorRT-RTX")
 """TensorRT-RTX 1.7.1.116; its kernels' range was the same on SM 75, 80, 89 and 120, in fp16 and (from SM 80) bf16."""
 
-TENSORRT = replace(_TENSORRT, name="tensorrt", title="TensorRT", foreign="plugin", marks="all")
+TENSORRT = replace(_TENSORRT, name="tensorrt", title="TensorRT", foreign="plugin", marks="all", plugin="refused")
 """TensorRT 10.14 to 11, which share the importer with RTX. Not measured here: what it fuses depends on its GPU."""
 
 TARGETS: Mapping[str, Target] = MappingProxyType({t.name: t for t in (ONNX, ORT, TENSORRT_RTX, TENSORRT)})
