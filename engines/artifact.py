@@ -70,6 +70,29 @@ def recover(out: Path) -> None:
         _sweep(place)
 
 
+def remove(out: Path) -> None:
+    """Removes an artifact folder; for any other process it goes at once.
+
+    Raises:
+        UsageError: The folder it lies in cannot be written.
+    """
+    place = Path(os.path.realpath(out))
+    if not place.is_dir():
+        return
+    with _token(place, out) as token:
+        with _explained(out):
+            os.rename(place, _hidden(place, token, "staged"))  # what a killed run left: the next sweep ends it
+        _clear(place, token)
+
+
+def sweep(out: Path) -> int:
+    """Removes what killed runs left around an artifact folder; returns how many hidden files and folders that was."""
+    place = Path(os.path.realpath(out))
+    before = len(os.listdir(place.parent))
+    _sweep(place)
+    return max(0, before - len(os.listdir(place.parent)))
+
+
 def is_artifact(folder: Path) -> bool:
     """Returns whether the folder was made by `staged`."""
     try:

@@ -13,12 +13,13 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engines import failure, graph, kernels, layers, screen
+from engines import failure, flags, graph, kernels, layers, screen
 from engines.errors import BackendMissingError, EngineBuildError, UsageError
+from engines.flags import Flags
 from engines.graph import Graph
 from engines.kernels import KernelChoice
 from engines.layers import Layer
@@ -56,7 +57,8 @@ class BuiltEngine:
         inputs, outputs: Its tensors, dtypes as the engine has them.
         layers: What it will launch, in order; () where the log does not list it.
         attentions: {name of the ONNX node: what it became}.
-        log: Everything the builder said, a line "SEVERITY: text" a message.
+        messages: Everything the builder said, (severity, text) each.
+        flags: What was asked of the builder beyond the graph.
     """
 
     path: Path
@@ -71,7 +73,13 @@ class BuiltEngine:
     outputs: tuple[TensorSpec, ...]
     layers: tuple[Layer, ...]
     attentions: dict[str, KernelChoice]
-    log: str
+    messages: tuple[tuple[str, str], ...]
+    flags: Flags = field(default_factory=Flags)
+
+    @property
+    def log(self) -> str:
+        """The messages, a line "SEVERITY: text" each."""
+        return "\n".join(f"{severity}: {text}" for severity, text in self.messages)
 
 
 def build_engine(
@@ -83,6 +91,7 @@ def build_engine(
     profile: Profile,
     on_progress: Callable[[Progress], None] | None = None,
     attentions: Mapping[str, Sequence[str]] | None = None,
+    asked: Flags = Flags(),  # noqa: B008 (frozen)
 ) -> BuiltEngine:
     """Returns the engine built from an ONNX file, written whole to `out` or not at all.
 
@@ -98,14 +107,16 @@ def build_engine(
         on_progress: Called in this thread as the build goes on; what it raises stops the build.
         attentions: {name: names of the ONNX nodes that compute it, its Attention or Softmax node first}; None means
             every Attention node, and every Softmax whose result goes to a MatMul.
+        asked: What is asked of the builder beyond the graph.
 
     Raises:
-        UsageError: The file is no ONNX model, or the vendor cannot take it, its dtypes, the architecture or the
-            profile; or `out` cannot be written.
+        UsageError: The file is no ONNX model, or the vendor cannot take it, its dtypes, the architecture, the profile
+            or what is asked; or `out` cannot be written.
         BackendMissingError: The vendor is not installed or, for TensorRT, there is no GPU.
         EngineBuildError: The parser refused a node, the builder failed or its process crashed.
     """
     loaded = load(vendor)
+    flags.refuse(asked, loaded)
     facts = graph.read(onnx)
     foreign = screen.check(facts, loaded, sm, profile)
     temporary = _reserve(out)
@@ -117,6 +128,7 @@ def build_engine(
             "sm": sm,
             "profile": {n: (s.min, s.opt, s.max) for n, s in profile.inputs.items()},
             "foreign": [(n.name, n.domain, n.op, n.function) for n in foreign],
+            "flags": asked.as_dict(),
         }
         log: list[tuple[str, str]] = []
         answer, code, stderr = _ask(request, log, on_progress)
@@ -125,24 +137,49 @@ def build_engine(
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
+    return describe(out, facts, profile, asked, {**built, "vendor": vendor, "sm": sm}, log, attentions)
+
+
+def describe(
+    engine: Path,
+    facts: Graph,
+    profile: Profile,
+    asked: Flags,
+    built: Mapping[str, Any],
+    log: Sequence[tuple[str, str]],
+    attentions: Mapping[str, Sequence[str]] | None = None,
+) -> BuiltEngine:
+    """Returns what there is to know of an engine, from what its builder told: now, or when it was put into a cache.
+
+    Args:
+        engine: The engine file.
+        facts: Of the ONNX file.
+        profile: Shapes it was built for.
+        asked: What was asked of the builder.
+        built: "vendor", "version", "sm", "seconds", "size", {tensor: dtype} of "inputs" and "outputs", and {tensor:
+            sizes, -1 where they vary} of "shapes".
+        log: (severity, text) of each message.
+        attentions: As for `build_engine`.
+    """
     messages = [text for _, text in log]
     listed = layers.parse(messages)
     named = attentions if attentions is not None else {a.name: a.nodes for a in facts.attentions}
     known = {a.name: (a.dtype, a.head_size) for a in facts.attentions}
     return BuiltEngine(
-        path=out,
-        vendor=vendor,
+        path=engine,
+        vendor=built["vendor"],
         version=built["version"],
-        sm=sm,
+        sm=built["sm"],
         seconds=built["seconds"],
         size=built["size"],
         scratch=layers.scratch(messages),
         profile=profile,
-        inputs=_typed(facts.inputs, built["inputs"]),
-        outputs=_typed(facts.outputs, built["outputs"]),
+        inputs=_typed(facts.inputs, built["inputs"], built["shapes"]),
+        outputs=_typed(facts.outputs, built["outputs"], built["shapes"]),
         layers=listed,
         attentions=kernels.attention_kernels(listed, named, known),
-        log="\n".join(f"{severity}: {text}" for severity, text in log),
+        messages=tuple((severity, text) for severity, text in log),
+        flags=asked,
     )
 
 
@@ -230,5 +267,14 @@ def _built(
     raise EngineBuildError(failure.crash(title, code, facts, log, stderr))
 
 
-def _typed(specs: Sequence[TensorSpec], dtypes: Mapping[str, str]) -> tuple[TensorSpec, ...]:
-    return tuple(replace(spec, dtype=dtypes.get(spec.name, spec.dtype)) for spec in specs)
+def _typed(
+    specs: Sequence[TensorSpec], dtypes: Mapping[str, str], shapes: Mapping[str, Sequence[int]]
+) -> tuple[TensorSpec, ...]:
+    """Returns the tensors as the builder has them: its dtypes, and its sizes where it found more fixed ones."""
+    found = []
+    for spec in specs:
+        sizes = shapes.get(spec.name, ())
+        known = zip(sizes, spec.shape, strict=True) if len(sizes) == len(spec.shape) else ((-1, s) for s in spec.shape)
+        shape = tuple(size if size >= 0 else name for size, name in known)
+        found.append(TensorSpec(spec.name, dtypes.get(spec.name, spec.dtype), shape))
+    return tuple(found)

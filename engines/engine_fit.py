@@ -1,10 +1,13 @@
 """Whether an engine can run here, decided from its record, the installed builder and the GPUs, before it is loaded.
 
-An engine belongs to one GPU architecture and to one version of its builder. The runtimes notice while loading it and
-call it a serialisation error; here the sentence says what it was built with, what is here, and how to rebuild it.
+An engine belongs to one GPU architecture and to one version of its builder, unless it was built to be more compatible.
+The runtimes notice while loading it and call it a serialisation error; here the sentence says what it was built with,
+what is here, and how to rebuild it.
 """
 
 import logging
+import shlex
+from pathlib import Path
 from typing import Any
 
 from engines import vendor
@@ -23,13 +26,25 @@ def installed(record: Record, name: str) -> Vendor:
         BackendMissingError: It is not installed, or another version of it is.
     """
     here = vendor.load(record.vendor)
-    if here.version != record.version:
+    if here.version != record.version and not _later(here.version, record):
+        belongs = (
+            "and version-compatible engines run on that version and later ones of the same major"
+            if record.flags.version_compatible
+            else "and engines belong to one version"
+        )
         raise BackendMissingError(
             f"{name} was built with {here.title} {record.version} for SM {record.sm}; you have {here.title} "
-            f"{here.version}, and engines belong to one version. {_rebuild(record, record.sm)}, or install "
-            f"{here.title} {record.version}."
+            f"{here.version}, {belongs}. {rebuild(record, record.sm, name)}, or install {here.title} {record.version}."
         )
     return here
+
+
+def _later(version: str, record: Record) -> bool:
+    """Returns whether a version-compatible engine was built with an earlier version of the same major."""
+    if not record.flags.version_compatible:
+        return False
+    here, built = ([int(part) for part in text.split(".") if part.isdecimal()] for text in (version, record.version))
+    return here[:1] == built[:1] and here > built
 
 
 def require_gpu(record: Record, seen: Gpus, device: int, name: str) -> None:
@@ -47,8 +62,14 @@ def require_gpu(record: Record, seen: Gpus, device: int, name: str) -> None:
     if not 0 <= device < len(seen.found):
         raise BackendMissingError(f"There is no GPU {device}; this machine has {len(seen.found)}, counted from 0.")
     gpu = seen.found[device]
-    if gpu.sm != record.sm:
-        raise BackendMissingError(f"{built}; you have {gpu.name}, SM {gpu.sm}. {_rebuild(record, gpu.sm)}.")
+    if not runs_on(record, gpu.sm):
+        wide = " and every later one" if record.flags.hardware_compatibility == "ampere-plus" else ""
+        raise BackendMissingError(f"{built}{wide}; you have {gpu.name}, SM {gpu.sm}. {rebuild(record, gpu.sm, name)}.")
+
+
+def runs_on(record: Record, sm: int) -> bool:
+    """Returns whether an engine runs on an architecture, e.g. sm=89."""
+    return sm == record.sm or (record.flags.hardware_compatibility == "ampere-plus" and min(sm, record.sm) >= 80)
 
 
 def deserialize(here: Vendor, runtime: Any, plan: bytes, name: str, heard: list[str]) -> Any:
@@ -97,5 +118,14 @@ def _reasons(module: Any, diagnostics: int, heard: list[str]) -> str:
     return ", ".join(named) or last(heard)  # where CUDA itself fails, the flags are empty and the log is not
 
 
-def _rebuild(record: Record, sm: int) -> str:
-    return f"Rebuild with: python -m export build SOURCE --target {record.vendor} --sm {sm}"
+def rebuild(record: Record, sm: int, name: str) -> str:
+    """Returns the command that builds the engine again for an architecture, from its own spec if it has one.
+
+    Args:
+        record: What the engine is.
+        sm: Architecture to build for.
+        name: The engine's path; spec.toml lies beside it where a build of ours wrote both.
+    """
+    spec = Path(name).with_name("spec.toml")
+    source = f"--config {shlex.quote(str(spec))}" if spec.is_file() else f"SOURCE --target {record.vendor}"
+    return f"Rebuild with: python -m export build {source} --sm {sm}"

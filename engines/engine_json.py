@@ -1,19 +1,23 @@
 """engine.json: what lies beside engines so that they can be judged and run without opening them.
 
     {"schema": 1, ...,
-     "engines": [{"file", "sha256", "size", "vendor", "version", "sm", "inputs", "outputs", "profile"}]}
+     "engines": [{"file", "sha256", "size", "vendor", "version", "sm", "inputs", "outputs", "profile", "flags"}]}
 
 `entry` is one element of "engines"; whoever writes the folder may add keys of its own beside them. An input or output
 is {"name", "dtype", "shape"}, the profile {"dims": {name: [min, opt, max]}, "inputs": {name: [min, opt, max shape]}}.
+"flags" (`engines.flags.Flags.as_dict`) may be missing, for none. Where the file has a "sha256" of its own, it signs the
+rest: an engine is opened only if it is the one whose sha256 stands here, and this only if nobody edited it.
 """
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines.errors import UsageError
+from engines.flags import Flags
 from engines.runner import TensorSpec
 
 if TYPE_CHECKING:
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
 
 NAME = "engine.json"
 SCHEMA = 1
+SEAL = "sha256"
+"""The key of engine.json that signs the rest of it."""
 
 Range = tuple[int, int, int]
 
@@ -37,6 +43,7 @@ class Record:
         sm: Architecture it was built for, e.g. 89.
         inputs, outputs: Its tensors, with the symbolic names of the graph.
         dims: (min, opt, max) of each symbolic dimension.
+        flags: What was asked of the builder beyond the graph.
     """
 
     file: str
@@ -47,6 +54,7 @@ class Record:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     dims: dict[str, Range]
+    flags: Flags = field(default_factory=Flags)
 
 
 def entry(engine: "BuiltEngine") -> dict[str, Any]:
@@ -64,6 +72,7 @@ def entry(engine: "BuiltEngine") -> dict[str, Any]:
             "dims": {name: list(sizes) for name, sizes in engine.profile.dims.items()},
             "inputs": {n: [list(s.min), list(s.opt), list(s.max)] for n, s in engine.profile.inputs.items()},
         },
+        "flags": engine.flags.as_dict(),
     }
 
 
@@ -80,7 +89,7 @@ def read_folder(folder: Path) -> tuple[Record, ...]:
             raise UsageError(
                 f"{path} has schema {content['schema']!r}, and this version of the toolkit reads {SCHEMA}: build again."
             )
-        return tuple(_record(item) for item in content["engines"])
+        return records(content)
     except FileNotFoundError as error:
         raise UsageError(
             f"There is no {path}: an engine says nothing about itself, so it is run only beside the {NAME} that its "
@@ -88,6 +97,11 @@ def read_folder(folder: Path) -> tuple[Record, ...]:
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} is damaged or was not written by this toolkit ({error!r}). Build again.") from error
+
+
+def records(content: Mapping[str, Any]) -> tuple[Record, ...]:
+    """Returns the records of engine.json's content; KeyError, TypeError or ValueError where it is not ours."""
+    return tuple(_record(item) for item in content["engines"])
 
 
 def usual_sizes(folder: Path) -> dict[str, int]:
@@ -103,11 +117,17 @@ def read(engine: Path) -> Record:
     """Returns the record of an engine file, from the engine.json beside it.
 
     Raises:
-        UsageError: There is no such file, no engine.json beside it, or no word of it therein.
+        UsageError: There is no such file, no engine.json beside it, no word of it therein, or engine.json was edited.
     """
     if not engine.is_file():
         raise UsageError(f"There is no engine {engine}.")
     records = read_folder(engine.parent)
+    content = json.loads((engine.parent / NAME).read_text())
+    if SEAL in content and content[SEAL] != seal(content):
+        raise UsageError(
+            f"{engine.parent / NAME} is not what the build wrote (its own sha256 differs), so what it says of its "
+            "engines is not believed. Build again."
+        )
     for record in records:
         if record.file == engine.name:
             return record
@@ -125,7 +145,7 @@ def read_plan(engine: Path, record: Record) -> bytes:
         plan = engine.read_bytes()
     except OSError as error:
         raise UsageError(f"{engine} cannot be read: {error.strerror}.") from error
-    if hashlib.sha256(plan).hexdigest() != record.sha256:
+    if digest_of(plan) != record.sha256:
         raise UsageError(
             f"{engine} is not the file that {NAME} describes (its sha256 differs): it was changed, truncated or "
             "replaced since the build. Build again."
@@ -137,6 +157,17 @@ def digest(path: Path) -> str:
     """Returns the sha256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def seal(content: Mapping[str, Any]) -> str:
+    """Returns the sha256 of a JSON object but for its seal, however it is indented or ordered."""
+    rest = {key: value for key, value in content.items() if key != SEAL}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def digest_of(content: bytes) -> str:
+    """Returns the sha256 of bytes, in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
 
 
 def _tensor(spec: TensorSpec) -> dict[str, Any]:
@@ -153,4 +184,5 @@ def _record(item: dict[str, Any]) -> Record:
         inputs=tuple(TensorSpec(t["name"], t["dtype"], tuple(t["shape"])) for t in item["inputs"]),
         outputs=tuple(TensorSpec(t["name"], t["dtype"], tuple(t["shape"])) for t in item["outputs"]),
         dims={name: (int(low), int(opt), int(high)) for name, (low, opt, high) in item["profile"]["dims"].items()},
+        flags=Flags.from_dict(item.get("flags", {})),
     )

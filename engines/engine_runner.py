@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engines import engine_fit, engine_json
+from engines import engine_fit, engine_json, refit
 from engines.cuda_buffers import Buffers, output_allocator
 from engines.errors import ToolkitError, UsageError
 from engines.feeds import check_feeds
@@ -61,7 +61,11 @@ class EngineRunner:
         # Everything the runtime makes refers to the logger, and the engine to its runtime, so both are kept.
         self._logger = self._vendor.logger(self._hear)
         self._runtime = self._vendor.module.Runtime(self._logger)
+        if self.record.flags.version_compatible:  # its host code is ours: the sha256 of the plan was compared
+            self._runtime.engine_host_code_allowed = True
         self._engine = engine_fit.deserialize(self._vendor, self._runtime, plan, self.name, self._errors)
+        if self.record.flags.strip_plan:
+            refit.put_weights(self._vendor, self._engine, self._logger, Path(path), self._errors)
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise self._failed("made no execution context, most likely for want of GPU memory,")

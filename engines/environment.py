@@ -7,30 +7,13 @@ child process (`engines.providers.trial`).
 import platform
 import shutil
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 from engines import providers, vendor
 from engines.errors import BackendMissingError
 from engines.gpus import Gpus, gpus
+from engines.packages import versions
 from engines.providers import PROVIDERS, Trial
-
-PACKAGES = (
-    "attnproof",
-    "torch",
-    "numpy",
-    "ml_dtypes",
-    "onnx",
-    "onnx-ir",
-    "onnx-shape-inference",
-    "onnxscript",
-    "onnxruntime-gpu",
-    "onnxruntime",
-    "tensorrt-rtx",
-    "tensorrt",
-    "polygraphy",
-    "triton",
-)
 
 SMS_WITHOUT_GPU = (89, 120)
 """What engines are built for where no GPU tells: the two newest consumer and workstation generations."""
@@ -121,17 +104,6 @@ def default_sms(target: str | None = None) -> tuple[int, ...]:
     if known is None:
         return present[:1]  # TensorRT compiles for the current GPU
     return tuple(sm for sm in present if sm in known) or SMS_WITHOUT_GPU
-
-
-def versions() -> dict[str, str | None]:
-    """Returns the version of every package the toolkit uses, None where it is not installed."""
-    found: dict[str, str | None] = {}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = None
-    return found
 
 
 def survey(folder: Path | None = None) -> Environment:

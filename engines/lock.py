@@ -6,7 +6,11 @@ to nobody. Process ids cannot say that: they are reused, and differ between cont
 
 import os
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+
+_POLL_SECONDS = 0.05
 
 
 class Lock:
@@ -33,6 +37,24 @@ class Lock:
         except OSError:
             return None
         return cls._on(path, handle)
+
+    @classmethod
+    def wait(cls, path: Path, waiting: Callable[[], None] = lambda: None) -> "Lock":
+        """Returns the lock on a file, made where it is missing, once whoever holds it is done or dead.
+
+        Args:
+            path: The file.
+            waiting: Called some times a second while another holds it; what it raises ends the wait.
+
+        Raises:
+            OSError: The file cannot be made.
+        """
+        while True:
+            lock = cls._on(path, os.open(path, os.O_CREAT | os.O_RDWR, 0o666))
+            if lock is not None:
+                return lock
+            waiting()
+            time.sleep(_POLL_SECONDS)
 
     @classmethod
     def _on(cls, path: Path, handle: int) -> "Lock | None":

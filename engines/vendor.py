@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from engines.errors import BackendMissingError, EngineBuildError, UsageError
-from plugins.tensorrt_plugin import register
 
 DTYPES = {
     "FLOAT": "float32",
@@ -126,6 +125,8 @@ class Vendor:
             plugin = importlib.import_module(f"{self.module.__name__}.plugin")
         except ImportError as error:
             raise BackendMissingError(f"{self.title} {self.version} has no Python plugins ({error}).") from error
+        from plugins.tensorrt_plugin import register
+
         register(plugin, sm)
 
     def aim(self, config: Any, sm: int) -> None:

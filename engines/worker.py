@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from engines import vendor
+from engines import flags, vendor
 from engines.errors import BackendMissingError, ToolkitError
 from engines.vendor import DTYPES, Vendor
 from plugins import contract
@@ -65,7 +65,7 @@ def build(request: dict[str, Any], send: Callable[..., None]) -> dict[str, Any]:
 
     Args:
         request: "vendor", "onnx" and "engine" (paths), "sm", "profile" ({input: [min, opt, max] shapes}), "foreign"
-            ([name, domain, op, whether it is a function] of nodes outside ONNX's domain).
+            ([name, domain, op, whether it is a function] of nodes outside ONNX's domain), "flags" (`Flags.as_dict`).
         send: Called with log= or progress=.
     """
     loaded = vendor.load(request["vendor"])
@@ -85,6 +85,13 @@ def build(request: dict[str, Any], send: Callable[..., None]) -> dict[str, Any]:
     inputs = [network.get_input(i) for i in range(network.num_inputs)]
     _add_profile(builder, config, inputs, request["profile"])
     loaded.aim(config, request["sm"])
+    asked = flags.Flags.from_dict(request["flags"])
+    flags.apply(loaded.module, config, asked)
+    if asked.version_compatible:  # what later versions may lack travels in the engine
+        config.plugins_to_serialize = parser.get_used_vc_plugin_libraries()
+    timings = b""
+    if asked.timing_cache:
+        timings = flags.use_timing_cache(config, asked.timing_cache, lambda text: send(log=["WARNING", text]))
     start = time.perf_counter()
     plan = builder.build_serialized_network(network, config)
     seconds = time.perf_counter() - start
@@ -96,12 +103,18 @@ def build(request: dict[str, Any], send: Callable[..., None]) -> dict[str, Any]:
             file.write(content)
     except OSError as error:
         raise _Stop(refused=f"The engine ({content.nbytes} bytes) cannot be written: {error.strerror}.") from error
+    if asked.timing_cache:
+        try:
+            flags.keep_timing_cache(config, asked.timing_cache, timings)
+        except ToolkitError as error:  # the engine is built: what it cost is not thrown away
+            send(log=["WARNING", str(error)])
     outputs = [network.get_output(i) for i in range(network.num_outputs)]
     return {
         "version": loaded.version,
         "seconds": seconds,
         "size": content.nbytes,
         "inputs": {t.name: DTYPES.get(t.dtype.name, t.dtype.name) for t in inputs},
+        "shapes": {t.name: list(t.shape) for t in (*inputs, *outputs)},
         "outputs": {t.name: DTYPES.get(t.dtype.name, t.dtype.name) for t in outputs},
     }
 

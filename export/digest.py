@@ -12,24 +12,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engines import packages
 from export.spec import Spec
 
 if TYPE_CHECKING:
     from export.capture import Source
-
-PACKAGES = (
-    "torch",
-    "numpy",
-    "onnx",
-    "onnx-ir",
-    "onnx-shape-inference",
-    "onnxscript",
-    "onnxruntime-gpu",
-    "onnxruntime",
-    "tensorrt-rtx",
-    "tensorrt",
-)
-"""Whose versions can change an artifact."""
 
 ABSENT = "not installed"
 
@@ -91,7 +78,8 @@ def of_module(source: "Source") -> Parts:
     own = own_code.of(source.name, dict.fromkeys(base.__module__ for base in classes))
     return {
         "code": of_files(own.files),
-        "packages": ", ".join(f"{n} {metadata.version(n)}" for n in own.packages if n not in PACKAGES) or "no others",
+        "packages": ", ".join(f"{n} {metadata.version(n)}" for n in own.packages if n not in packages.PACKAGES)
+        or "no others",
         "weights": tensors(source.module.state_dict(keep_vars=False).items()),
         "example inputs": tensors((str(i), leaf) for i, leaf in enumerate(leaves)),
     }
@@ -118,13 +106,7 @@ def difference(old: Mapping[str, str], new: Mapping[str, str]) -> str | None:
 
 def versions() -> Parts:
     """Returns the installed version of every package that can change an artifact."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = ABSENT
-    return found
+    return {name: version or ABSENT for name, version in packages.versions().items()}
 
 
 def of_file(path: Path) -> str:

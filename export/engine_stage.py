@@ -6,11 +6,14 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
-from engines.build import BuiltEngine, Progress, build_engine
+from engines.build import Progress
+from engines.cached import Obtained, obtain
 from engines.errors import ToolkitError
 from engines.profiles import Profile
+from engines.store import Store
 from export.plan import Plan
 
 _log = logging.getLogger(__name__)
@@ -20,7 +23,26 @@ class _CancelledError(ToolkitError):
     """Another architecture failed, or the user stopped the build; never seen outside."""
 
 
-def build_engines(todo: Plan, model: Path, profile: Profile, folder: Path) -> tuple[BuiltEngine, ...]:
+@dataclass(frozen=True)
+class Supply:
+    """Where engines may come from.
+
+    Attributes:
+        store: The engine cache; None builds without one.
+        fresh: Whether each engine is built even if the cache has it.
+    """
+
+    store: Store | None = None
+    fresh: bool = False
+
+
+def build_engines(
+    todo: Plan,
+    model: Path,
+    profile: Profile,
+    folder: Path,
+    supply: Supply = Supply(),
+) -> tuple[Obtained, ...]:
     """Returns the engines of every architecture of the plan, written to `folder` as model.<sm>.engine.
 
     Raises:
@@ -32,19 +54,23 @@ def build_engines(todo: Plan, model: Path, profile: Profile, folder: Path) -> tu
     stop = threading.Event()
     show = _bar()
 
-    def one(sm: int) -> BuiltEngine:
+    def one(sm: int) -> Obtained:
         def on_progress(progress: Progress) -> None:
             if stop.is_set():
                 raise _CancelledError("stopped")
             show(f"engine    SM {sm}: {progress.phase} {progress.done}/{progress.steps}")
 
         try:
-            return build_engine(
+            return obtain(
                 model,
                 folder / f"model.{sm}.engine",
                 vendor=str(todo.spec.target),
                 sm=sm,
                 profile=profile,
+                store=supply.store,
+                label=todo.spec.name,
+                fresh=supply.fresh,
+                asked=todo.spec.flags(),
                 on_progress=on_progress,
             )
         except BaseException:
@@ -65,17 +91,24 @@ def build_engines(todo: Plan, model: Path, profile: Profile, folder: Path) -> tu
     if real:
         raise real[0]
     built = tuple(future.result() for future in futures)
-    for engine in built:
-        fused = sum(choice.fused is True for choice in engine.attentions.values())
-        _log.info(
-            "engine    SM %d: %.1f s, %d KiB, %d of %d attentions in a fused kernel",
-            engine.sm,
-            engine.seconds,
-            engine.size // 1024,
-            fused,
-            len(engine.attentions),
-        )
+    for obtained in built:
+        _log_one(obtained, supply.store is not None)
     return built
+
+
+def _log_one(got: Obtained, caching: bool) -> None:
+    engine = got.engine
+    if caching:
+        _log.info("cache     SM %d: %s: %s", engine.sm, "hit" if got.hit else "miss", got.why)
+    _log.info(
+        "engine    SM %d: %.1f s%s, %d KiB, %d of %d attentions in a fused kernel",
+        engine.sm,
+        engine.seconds,
+        " when it was built" if got.hit else "",
+        engine.size // 1024,
+        sum(choice.fused is True for choice in engine.attentions.values()),
+        len(engine.attentions),
+    )
 
 
 def _bar() -> Callable[[str], None]:

@@ -104,7 +104,7 @@ def _engine(path: Path) -> Any:
         return NotRun(f"{here.reason}; an engine runs only on the GPU architecture it was built for")
     try:
         return EngineRunner(path)
-    except BackendMissingError as error:
+    except (BackendMissingError, UsageError) as error:  # the latter: engine.json was edited, which is judged elsewhere
         return NotRun(_short(error, path))
 
 

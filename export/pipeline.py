@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from engines import artifact, profiles
+from engines.store import Store, default_root
 from export import digest, fusing, plan, reuse, subject
+from export.engine_stage import Supply, build_engines
 from export.plan import Plan
 from export.report import folder as folders
 from export.report import record
@@ -16,7 +18,7 @@ from export.spec import Spec
 _log = logging.getLogger(__name__)
 
 
-def build(spec: Spec | str | None = None, *, force: bool = False, **changes: Any) -> Report:
+def build(spec: Spec | str | None = None, *, force: bool = False, cache: bool = True, **changes: Any) -> Report:
     """Builds what a spec asks for and returns what was found out about it.
 
     The artifacts are written whole to `spec.folder`, also when a stage failed its budget: the report in it then says
@@ -24,7 +26,8 @@ def build(spec: Spec | str | None = None, *, force: bool = False, **changes: Any
 
     Args:
         spec: What to build: a Spec, or its source alone.
-        force: Build again even if the folder is up to date.
+        force: Build again even if the folder is up to date, or the engine cache has its engines.
+        cache: Whether engines are taken from the engine cache, and put there.
         **changes: Fields of Spec to set, e.g. `target="ort", dtype="fp32"`.
 
     Raises:
@@ -46,7 +49,8 @@ def build(spec: Spec | str | None = None, *, force: bool = False, **changes: Any
     if not force and of_factory and (found := _found(spec, parts)):
         return found
     with artifact.staged(spec.folder) as folder:
-        return _build(todo, loaded, parts, folder)
+        store = Store(root) if cache and todo.vendor and (root := default_root()) else None
+        return _build(todo, loaded, parts, folder, Supply(store, force))
 
 
 def _found(spec: Spec, parts: digest.Parts) -> Report | None:
@@ -55,9 +59,8 @@ def _found(spec: Spec, parts: digest.Parts) -> Report | None:
     return found.report
 
 
-def _build(todo: Plan, loaded: subject.Subject, parts: digest.Parts, folder: Path) -> Report:
+def _build(todo: Plan, loaded: subject.Subject, parts: digest.Parts, folder: Path, supply: Supply) -> Report:
     from export import judge, model_file
-    from export.engine_stage import build_engines
     from export.fuse import Options, fuse
     from export.lower import lower
 
@@ -79,8 +82,9 @@ def _build(todo: Plan, loaded: subject.Subject, parts: digest.Parts, folder: Pat
     model_file.save(lowered.model, lowered_path)
     _log.info("lower     for %s: %d changes", target, len(lowered.steps))
 
-    built = build_engines(todo, lowered_path, profile, folder)
-    folders.write_engines(folder, built)
+    obtained = build_engines(todo, lowered_path, profile, folder, supply)
+    built = tuple(o.engine for o in obtained)
+    folders.write_engines(folder, built, target)
 
     stages = judge.stages(folder, spec)
     parity = loaded.judge(exported, stages, profile.dims, judge.masked_rows(fused.attentions, spec))
@@ -97,7 +101,7 @@ def _build(todo: Plan, loaded: subject.Subject, parts: digest.Parts, folder: Pat
         profile=profile.dims,
         attentions=fused.attentions,
         steps=tuple(record.Step(s.attention, s.action, s.why) for s in lowered.steps),
-        engines=tuple(folders.engine(b, lowered.steps) for b in built),
+        engines=tuple(folders.engine(o, lowered.steps) for o in obtained),
         parity=parity,
         failures=judge.failures(parity, fusing.unmet(fused.attentions, spec.require)),
         notes=(*exported.warnings, *judge.notes(profile)),

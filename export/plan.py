@@ -7,7 +7,7 @@ an export.
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from engines import compute_capability, environment, vendor
+from engines import compute_capability, environment, flags, vendor
 from engines.gpus import gpus
 from engines.vendor import Vendor
 from export.errors import UsageError
@@ -40,14 +40,19 @@ def make(spec: Spec) -> Plan:
         BackendMissingError: The target is not installed here, or needs a GPU.
     """
     target = spec.target or environment.default_target()
+    asked = spec.flags()
     dtype = _onnx_dtype(spec) if spec.is_onnx else spec.dtype or "fp16"
-    spec = replace(spec, source=_absolute(spec.source))
+    timings = str(Path(spec.timing_cache).absolute()) if spec.timing_cache else None
+    spec = replace(spec, source=_absolute(spec.source), timing_cache=timings)
     names = tuple(f"{gpu.name} (SM {gpu.sm})" for gpu in gpus().found)
     if target not in vendor.NAMES:
         if spec.sm:
             raise UsageError(f"--sm {','.join(map(str, spec.sm))} needs engines, and --target {target} builds none.")
+        for name in asked.as_dict():
+            raise UsageError(f"--{name.replace('_', '-')} is for engines, and --target {target} builds none.")
         return Plan(replace(spec, target=target, dtype=dtype), None, names)
     loaded = vendor.load(target)
+    flags.refuse(asked, loaded)
     sms = spec.sm or environment.default_sms(target)
     if not sms:
         raise UsageError("No GPU is here to take the architecture from; name one, as in --sm 89.")

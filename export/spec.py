@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from engines import compute_capability, profiles
+from engines import compute_capability, flags, profiles
 from export.errors import UsageError
 
 DTYPES = ("fp16", "bf16", "fp32")
@@ -25,6 +25,7 @@ MASKED_ROWS: tuple[MaskedRows, ...] = ("keep", "zero")
 AttentionKind = Literal["native", "plugin"]
 ATTENTIONS: tuple[AttentionKind, ...] = ("native", "plugin")
 DEFAULT_SOURCE = "mha-rope"
+_SWITCHES = ("verify", "version-compatible", "refit", "strip-plan")
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,12 @@ class Spec:
         require: "all", or how many attentions must end as one op, as text; None requires nothing.
         seed: Seeds the weights a factory draws and the inputs of the parity cases.
         verify: Whether every fusion is checked by running it before and after.
+        timing_cache: File in which TensorRT keeps the kernel timings it measured, for later builds.
+        hardware_compatibility: "ampere-plus" or "same-compute-capability": which other GPUs the engine runs on (target
+            tensorrt).
+        version_compatible: Whether the engine runs on later versions of the same major (target tensorrt).
+        refit: Whether the engine's weights can be exchanged.
+        strip_plan: Whether the engine is written without its weights, which are put in when it is run.
     """
 
     source: str = DEFAULT_SOURCE
@@ -62,6 +69,11 @@ class Spec:
     require: str | None = None
     seed: int = 0
     verify: bool = True
+    timing_cache: str | None = None
+    hardware_compatibility: str | None = None
+    version_compatible: bool = False
+    refit: bool = False
+    strip_plan: bool = False
 
     def __post_init__(self) -> None:
         _one_of("target", self.target, TARGETS)
@@ -69,10 +81,15 @@ class Spec:
         _one_of("exporter", self.exporter, EXPORTERS)
         _one_of("masked-rows", self.masked_rows, MASKED_ROWS)
         _one_of("attention", self.attention, ATTENTIONS)
+        _one_of("hardware-compatibility", self.hardware_compatibility, tuple(flags.HARDWARE))
         if self.require is not None and self.require != "all" and not self.require.isdigit():
             raise UsageError(f"require is {self.require!r}; give 'all' or a number of attentions, as in --require 12.")
         object.__setattr__(self, "shapes", {name: _shape_text(name, size) for name, size in self.shapes.items()})
         self.ranges()
+
+    def flags(self) -> flags.Flags:
+        """Returns what is asked of the engine builder beyond the graph."""
+        return flags.Flags(**{name: getattr(self, name) for name in flags.NAMES})
 
     def ranges(self) -> profiles.Shapes:
         """Returns what `shapes` says, parsed.
@@ -110,7 +127,8 @@ class Spec:
         values: dict[str, Any] = {}
         for item in fields(self):
             value = getattr(self, item.name)
-            if value is None or value == () or (item.name == "out" and not with_out):
+            unset = value is None or value == () or (value is False and item.default is False)
+            if unset or (item.name == "out" and not with_out):
                 continue
             if item.name == "shapes":
                 value = {name: value[name] for name in sorted(value)}
@@ -187,7 +205,7 @@ def _convert(key: str, value: Any, origin: str) -> Any:
         return compute_capability.parse(str(value))
     if key == "require":
         return str(value)
-    expected = {"opset": int, "seed": int, "verify": bool}.get(key, str)
+    expected = {"opset": int, "seed": int, **dict.fromkeys(_SWITCHES, bool)}.get(key, str)
     if type(value) is not expected:
         raise UsageError(f"{where} is {value!r}; it must be {_article(expected.__name__)}.")
     return value

@@ -1,6 +1,8 @@
 """What every test shares: one thread for each library, and GPU tests skipped with a reason where there is none."""
 
 import os
+import shutil
+import tempfile
 
 # Set before any test imports torch or ONNX Runtime; the subprocesses that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -8,6 +10,15 @@ os.environ.setdefault("MKL_NUM_THREADS", "1")
 
 import pytest
 import stubbed_tensorrt
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Gives the tests an engine cache of their own: the user's would hide builds, and keep what they build."""
+    os.environ["ATTNPROOF_CACHE"] = tempfile.mkdtemp(prefix="attnproof-tests-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    shutil.rmtree(os.environ["ATTNPROOF_CACHE"], ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

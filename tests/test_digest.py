@@ -1,11 +1,14 @@
 """The fingerprints of a build: what moves them, what does not, and the words for a miss."""
 
+import re
 import sys
+import tomllib
 from pathlib import Path
 
 import onnx
 import small_models
 
+from engines import environment, packages
 from export import digest, own_code, subject
 from export.spec import Spec
 
@@ -24,6 +27,14 @@ def test_versions_are_parts_and_absence_is_a_version() -> None:
     assert parts["torch"].startswith("2.")
     newer = {**parts, "torch": "9.9", "tensorrt": "11.4"}
     assert digest.difference(parts, newer) == f"torch was {parts['torch']}, is 9.9; tensorrt was not installed, is 11.4"
+
+
+def test_every_package_that_is_depended_on_is_a_part() -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    needed = {re.match(r"[\w-]+", line)[0] for line in project["dependencies"]}
+    assert needed <= set(packages.PACKAGES)
+    assert {"triton", "tensorrt"} <= set(packages.PACKAGES)
+    assert set(digest.versions()) == set(environment.versions()) == set(packages.PACKAGES)
 
 
 def test_an_onnx_file_counts_with_its_external_data(tmp_path: Path) -> None:

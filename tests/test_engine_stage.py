@@ -27,13 +27,14 @@ def plan(*sms: int) -> SimpleNamespace:
 
 
 def built(sm: int) -> SimpleNamespace:
-    return SimpleNamespace(sm=sm, seconds=1.0, size=2048, attentions={})
+    engine = SimpleNamespace(sm=sm, seconds=1.0, size=2048, attentions={})
+    return SimpleNamespace(engine=engine, hit=False, why="")
 
 
 def test_engines_come_in_the_order_of_the_plan(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(engine_stage, "build_engine", lambda model, out, *, sm, **rest: built(sm))
+    monkeypatch.setattr(engine_stage, "obtain", lambda model, out, *, sm, **rest: built(sm))
     made = engine_stage.build_engines(plan(120, 89), tmp_path / "m.onnx", PROFILE, tmp_path)
-    assert [engine.sm for engine in made] == [120, 89]
+    assert [obtained.engine.sm for obtained in made] == [120, 89]
 
 
 def test_a_failure_stops_the_others_and_is_the_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -54,7 +55,7 @@ def test_a_failure_stops_the_others_and_is_the_error(monkeypatch: pytest.MonkeyP
             raise
         return built(sm)
 
-    monkeypatch.setattr(engine_stage, "build_engine", build)
+    monkeypatch.setattr(engine_stage, "obtain", build)
     monkeypatch.setattr(engine_stage.os, "cpu_count", lambda: 2)
     with pytest.raises(EngineBuildError, match="no kernel for SM 120"):
         engine_stage.build_engines(plan(89, 120), tmp_path / "m.onnx", PROFILE, tmp_path)

@@ -1,11 +1,28 @@
 """`build [SOURCE]`: the whole flow, from a PyTorch attention or an ONNX file to checked engines."""
 
 import argparse
+import logging
+from typing import Any
 
+from engines import flags
 from export.report import stdout
 from export.spec import ATTENTIONS, DEFAULT_SOURCE, DTYPES, EXPORTERS, MASKED_ROWS, TARGETS, Spec, read_toml
 
-_FLAGS = ("out", "target", "dtype", "opset", "exporter", "sm", "shapes", "masked_rows", "attention", "require", "seed")
+_log = logging.getLogger(__name__)
+_FLAGS = (
+    "out",
+    "target",
+    "dtype",
+    "opset",
+    "exporter",
+    "sm",
+    "shapes",
+    "masked_rows",
+    "attention",
+    "require",
+    "seed",
+    *flags.NAMES,
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -38,8 +55,29 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--require", metavar="all|N", help="exit 1 unless all, or N, attentions end as one op")
     add("--seed", type=int, metavar="N", help="seeds a factory's random weights and the inputs (default: 0)")
     add("--no-verify", action="store_true", help="do not run each fusion before and after on ONNX Runtime")
+    add(
+        "--format",
+        choices=("triton-repository",),
+        help="also write the model into a repository of Triton Inference Server, DIR.triton (see: package --help)",
+    )
     add("--config", metavar="X.toml", help="read these settings from a file; flags win over it")
-    add("--force", action="store_true", help="build again even if the folder is up to date")
+    add("--force", action="store_true", help="build again even if the folder is up to date or the cache has the engine")
+    add("--no-cache", action="store_true", help="neither take engines from the engine cache nor put them there")
+    _engine_flags(parser.add_argument_group("how the engine builder is asked"))
+
+
+def _engine_flags(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--timing-cache", metavar="FILE", help="keep kernel timings in FILE for later builds (tensorrt)")
+    add(
+        "--hardware-compatibility",
+        choices=tuple(flags.HARDWARE),
+        help="ampere-plus: run on SM 80 and up; same-compute-capability: on any GPU of that SM (tensorrt)",
+    )
+    on: dict[str, Any] = {"action": "store_const", "const": True}
+    add("--version-compatible", **on, help="run on later versions of the same major, too (tensorrt)")
+    add("--refit", **on, help="let the weights of the engine be exchanged")
+    add("--strip-plan", **on, help="write the engine without its weights; running it takes them from the ONNX file")
 
 
 def spec_of(args: argparse.Namespace) -> Spec:
@@ -59,10 +97,13 @@ def spec_of(args: argparse.Namespace) -> Spec:
 
 def execute(args: argparse.Namespace) -> int:
     """Builds and prints the report."""
-    from export import pipeline
+    from export import pipeline, repository
     from export.report import terminal
 
-    report = pipeline.build(spec_of(args), force=args.force)
+    report = pipeline.build(spec_of(args), force=args.force, cache=not args.no_cache)
+    if args.format and report.passed:
+        done = repository.write(report.folder, report.folder.with_name(f"{report.folder.name}.triton"))
+        _log.info("wrote     %s, platform %s", done.model, done.config.platform)
     if args.json:
         stdout.write_json({**report.as_json(), "folder": str(report.folder), "reused": report.reused})
     else:

@@ -1,7 +1,5 @@
 """The files of an artifact folder besides the models: engine.json, layers.json, report.json, spec.toml."""
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,21 +14,23 @@ from export.subject import Exported
 
 if TYPE_CHECKING:
     from engines.build import BuiltEngine
+    from engines.cached import Obtained
     from export.lower import Step
 
 LAYERS, REPORT, SPEC = "layers.json", "report.json", "spec.toml"
-SEAL = "sha256"
+SEAL = engine_json.SEAL
 """The key of engine.json that signs the rest of it; "files" in it signs every other file."""
 
 
-def engine(built: "BuiltEngine", steps: "Iterable[Step]" = ()) -> Engine:
+def engine(obtained: "Obtained", steps: "Iterable[Step]" = ()) -> Engine:
     """Returns the report's row for an engine that was built.
 
     Args:
-        built: The engine.
+        obtained: The engine, and whether it was built or comes from the cache.
         steps: What lowering did. Where it wrote an attention out, its reason is why no fused kernel computes it, and
             what the builder's log lets one guess is not.
     """
+    built = obtained.engine
     written = {step.attention: step.why for step in steps if step.action == "decompose"}
     kernels = {}
     for name, choice in built.attentions.items():
@@ -38,15 +38,20 @@ def engine(built: "BuiltEngine", steps: "Iterable[Step]" = ()) -> Engine:
         kernels[name] = Kernel(
             choice.fused, choice.kernels, f"{choice.why.partition(': ')[0]}: {cause}" if cause else choice.why
         )
-    return Engine(built.sm, built.path.name, built.seconds, built.size, built.scratch, kernels)
+    return Engine(built.sm, built.path.name, built.seconds, built.size, built.scratch, kernels, obtained.hit)
 
 
-def write_engines(folder: Path, built: "Iterable[BuiltEngine]") -> None:
-    """Writes engine.json (engines only, so that they can be run) and layers.json, before anything is judged."""
+def write_engines(folder: Path, built: "Iterable[BuiltEngine]", target: str) -> None:
+    """Writes engine.json (what running the engines takes) and layers.json, before anything is judged."""
     engines = list(built)
-    files.write_json(
-        folder / engine_json.NAME, {"schema": engine_json.SCHEMA, "engines": [engine_json.entry(e) for e in engines]}
-    )
+    lowered = sorted(folder.glob(f"lowered.{target}.onnx*")) if engines else []
+    content = {
+        "schema": engine_json.SCHEMA,
+        "target": target,
+        "engines": [engine_json.entry(e) for e in engines],
+        "files": {path.name: digest.of_file(path) for path in lowered},
+    }
+    files.write_json(folder / engine_json.NAME, content)
     layers = [
         {
             "file": e.path.name,
@@ -89,5 +94,4 @@ def write(
 
 def seal(content: Mapping[str, Any]) -> str:
     """Returns the sha256 of engine.json's content but for the seal, however it is indented or ordered."""
-    rest = {key: value for key, value in content.items() if key != SEAL}
-    return hashlib.sha256(json.dumps(finite(rest), sort_keys=True).encode()).hexdigest()
+    return engine_json.seal(finite(dict(content)))

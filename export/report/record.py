@@ -39,6 +39,7 @@ class Engine:
         size: Bytes of the file.
         scratch: Bytes of device scratch memory at the largest shapes; None where the log is silent.
         attentions: {name of the attention's node: what it became}.
+        cached: Whether it came from the engine cache; `seconds` is then what it once took.
     """
 
     sm: int
@@ -47,6 +48,7 @@ class Engine:
     size: int
     scratch: int | None
     attentions: Mapping[str, Kernel]
+    cached: bool = False
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,12 @@ def _kernel(report: Report, index: int, sm: int) -> str:
 
 def _engines(report: Report) -> str:
     rows = [
-        (e.file, f"{e.seconds:.1f} s", _bytes(e.size), "-" if e.scratch is None else _bytes(e.scratch))
+        (
+            e.file,
+            f"{e.seconds:.1f} s{', cached' if e.cached else ''}",
+            byte_size(e.size),
+            "-" if e.scratch is None else byte_size(e.scratch),
+        )
         for e in report.engines
     ]
     lines = [table.render(("engine", "built in", "size", "scratch memory"), rows)] if rows else []
@@ -85,7 +90,8 @@ def _engines(report: Report) -> str:
     return "".join(lines)
 
 
-def _bytes(size: int) -> str:
+def byte_size(size: int) -> str:
+    """Returns a number of bytes in a unit that reads well, e.g. "1.5 MiB"."""
     for unit in ("B", "KiB", "MiB"):
         if size < 1024:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"

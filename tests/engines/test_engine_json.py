@@ -7,6 +7,7 @@ from pathlib import Path
 from engines import engine_json
 from engines.build import BuiltEngine
 from engines.engine_json import Record, digest
+from engines.flags import Flags
 from engines.profiles import InputShapes, Profile
 from engines.runner import TensorSpec
 
@@ -26,11 +27,14 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
             "profile": Profile({"x": InputShapes((1, 3), (2, 3), (8, 3))}, {"batch": (1, 2, 8)}),
             "inputs": (spec,),
             "outputs": (),
+            "flags": Flags(refit=True),
         }
     )
     written = json.dumps({"schema": engine_json.SCHEMA, "engines": [engine_json.entry(built)]})
     (tmp_path / "engine.json").write_text(written)
-    record = Record(path.name, digest(path), "tensorrt", "11.4", 89, (spec,), (), {"batch": (1, 2, 8)})
+    record = Record(
+        path.name, digest(path), "tensorrt", "11.4", 89, (spec,), (), {"batch": (1, 2, 8)}, Flags(refit=True)
+    )
     assert engine_json.read(path) == record
     assert engine_json.read_folder(tmp_path) == (record,)
     assert engine_json.read_plan(path, record) == b"plan"
