@@ -5,12 +5,14 @@ What the engine was built with and for is compared with what is here before any 
 interface this uses: tensors by name, an address each, one stream.
 """
 
+import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines import engine_fit, engine_json, refit
+from engines import runtime_cache as kernel_file
 from engines.cuda_buffers import Buffers, output_allocator
 from engines.errors import ToolkitError, UsageError
 from engines.feeds import check_feeds
@@ -21,6 +23,8 @@ from engines.vendor import DTYPES
 if TYPE_CHECKING:
     import numpy as np
     import torch
+
+_log = logging.getLogger(__name__)
 
 Shape = tuple[int, ...]
 
@@ -38,15 +42,17 @@ class EngineRunner:
 
     fallback: tuple[str, ...] = ()
 
-    def __init__(self, path: str | os.PathLike[str], *, device: int = 0) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, device: int = 0, runtime_cache: Path | None = None) -> None:
         """Loads the engine.
 
         Args:
             path: An engine file with the engine.json that its build wrote beside it.
             device: Which GPU, in CUDA's order.
+            runtime_cache: File of the kernels that TensorRT-RTX compiles; `keep_runtime_cache` writes it.
 
         Raises:
-            UsageError: The engine or its engine.json is missing or damaged, or they do not belong together.
+            UsageError: The engine or its engine.json is missing or damaged, or they do not belong together; or the
+                vendor has no runtime cache.
             BackendMissingError: The engine's builder is not installed or of another version, there is no GPU, the GPU
                 is of another SM, or PyTorch cannot use it.
             ToolkitError: The GPU has no memory left for it.
@@ -55,6 +61,8 @@ class EngineRunner:
         self.record = engine_json.read(Path(path))
         plan = engine_json.read_plan(Path(path), self.record)
         self._vendor = engine_fit.installed(self.record, self.name)
+        if runtime_cache:
+            kernel_file.refuse(runtime_cache, self._vendor)
         engine_fit.require_gpu(self.record, gpus(), device, self.name)
         self._buffers = Buffers(_device(device))
         self._errors: list[str] = []
@@ -66,7 +74,12 @@ class EngineRunner:
         self._engine = engine_fit.deserialize(self._vendor, self._runtime, plan, self.name, self._errors)
         if self.record.flags.strip_plan:
             refit.put_weights(self._vendor, self._engine, self._logger, Path(path), self._errors)
-        self._context = self._engine.create_execution_context()
+        self._kernels: tuple[Any, Path] | None = None
+        if runtime_cache:
+            self._context, kernels = kernel_file.context(self._vendor, self._engine, runtime_cache, _log.warning)
+            self._kernels = kernels, runtime_cache
+        else:
+            self._context = self._engine.create_execution_context()
         if self._context is None:
             raise self._failed("made no execution context, most likely for want of GPU memory,")
         modes = self._vendor.module.TensorIOMode
@@ -99,6 +112,15 @@ class EngineRunner:
         """
         self._bind(feeds)
         return measure(self._once, repeat)
+
+    def keep_runtime_cache(self) -> None:
+        """Writes the kernels compiled so far to the runtime cache that was named, if one was.
+
+        Raises:
+            UsageError: The file cannot be written.
+        """
+        if self._kernels:
+            kernel_file.keep(*self._kernels)
 
     def _bind(self, feeds: Mapping[str, "np.ndarray"]) -> dict[str, Callable[[], "torch.Tensor"]]:
         """Gives the context every address; returns what fetches each output once the engine has run."""

@@ -29,7 +29,12 @@ class Runnable:
 
 
 def open_runnable(
-    model: Path, provider: str | None = None, *, threads: int | None = None, verbose: bool = False
+    model: Path,
+    provider: str | None = None,
+    *,
+    threads: int | None = None,
+    verbose: bool = False,
+    runtime_cache: Path | None = None,
 ) -> Runnable:
     """Returns the runner for a model on a provider.
 
@@ -42,12 +47,16 @@ def open_runnable(
         provider: "cpu", "cuda", "tensorrt" or "tensorrt-rtx"; None means the engine's own, else "cpu".
         threads: Threads inside one operator of ONNX Runtime.
         verbose: Let ONNX Runtime write its log to stderr.
+        runtime_cache: For an engine of TensorRT-RTX, the file that keeps its compiled kernels.
 
     Raises:
         UsageError: There is no such model, the folder has nothing for the provider, or the file cannot be used.
         BackendMissingError: The provider is not usable here.
     """
     if model.is_dir():
+        if (provider or "cpu") in vendor.NAMES:
+            return _engine(*_own_engine(model, str(provider)), threads=threads, runtime_cache=runtime_cache)
+        _no_engine(runtime_cache)
         return _from_folder(model, provider or "cpu", threads, verbose)
     if not model.exists():
         raise UsageError(f"There is no {model}: give an artifact folder, an .onnx file or an engine.")
@@ -55,7 +64,8 @@ def open_runnable(
         record = engine_json.read(model)
         if provider not in (None, record.vendor):
             raise UsageError(f"{model} is a {record.vendor} engine; run it with --provider {record.vendor}.")
-        return _engine(model, "it was named", threads=threads)
+        return _engine(model, "it was named", threads=threads, runtime_cache=runtime_cache)
+    _no_engine(runtime_cache)
     from engines.ort_runner import OrtRunner
 
     runner = OrtRunner(model, provider or "cpu", threads=threads, verbose=verbose)
@@ -63,8 +73,6 @@ def open_runnable(
 
 
 def _from_folder(folder: Path, provider: str, threads: int | None, verbose: bool) -> Runnable:
-    if provider in vendor.NAMES:
-        return _engine(*_own_engine(folder, provider), threads=threads)
     from engines.ort_runner import OrtRunner
 
     usual = engine_json.usual_sizes(folder)
@@ -86,6 +94,11 @@ def _from_folder(folder: Path, provider: str, threads: int | None, verbose: bool
         runner = OrtRunner(copy, provider, threads=threads, verbose=verbose)
     why = "the folder was built for another target; it was lowered for ONNX Runtime in memory"
     return Runnable(runner, fused, why, usual)
+
+
+def _no_engine(runtime_cache: Path | None) -> None:
+    if runtime_cache is not None:
+        raise UsageError("--runtime-cache is for engines of TensorRT-RTX; ONNX Runtime runs this. Leave it out.")
 
 
 def _own_engine(folder: Path, provider: str) -> tuple[Path, str]:
@@ -112,11 +125,11 @@ def _own_engine(folder: Path, provider: str) -> tuple[Path, str]:
     )
 
 
-def _engine(path: Path, why: str, *, threads: int | None) -> Runnable:
+def _engine(path: Path, why: str, *, threads: int | None, runtime_cache: Path | None) -> Runnable:
     if threads is not None:
         raise UsageError("--threads is for ONNX Runtime; an engine runs on the GPU. Leave it out.")
     from engines.engine_runner import EngineRunner
 
-    runner = EngineRunner(path)
+    runner = EngineRunner(path, runtime_cache=runtime_cache)
     usual = {name: opt for name, (_, opt, _) in runner.record.dims.items()}
     return Runnable(runner, path, why, usual)

@@ -51,7 +51,8 @@ def environment() -> dict[str, str]:
 
 def run(command: str, place: Path) -> "subprocess.CompletedProcess[str]":
     """Runs one line of a shell block in a folder."""
-    return subprocess.run(["bash", "-c", command], cwd=place, env=environment(), capture_output=True, text=True)
+    here = {**environment(), "ATTNPROOF_CACHE": str(place / "cache")}  # what other tests built is not in it
+    return subprocess.run(["bash", "-c", command], cwd=place, env=here, capture_output=True, text=True)
 
 
 def main() -> int:

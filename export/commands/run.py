@@ -27,19 +27,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--shapes", metavar="batch=2,...", help="sizes of symbolic dimensions of --random inputs")
     add("--seed", type=int, metavar="N", help="seed of --random (default: 0)")
     add("--threads", type=int, metavar="N", help="threads inside one operator of ONNX Runtime")
+    add("--runtime-cache", metavar="FILE", help="keep the kernels that TensorRT-RTX compiles in FILE for later runs")
     add("--repeat", type=int, metavar="N", help="time N more runs and print the median and the 90th percentile")
 
 
 def execute(args: argparse.Namespace) -> int:
     """Runs the model once, or --repeat times more, and prints its outputs' names, dtypes and shapes."""
     _check(args)
+    from engines.engine_runner import EngineRunner
     from engines.feeds import parse_dims, random_feeds, resolve_dims
     from engines.npz import load_npz, save_npz
     from export.report.outputs import Run, describe
     from export.runnable import open_runnable
 
     given = parse_dims(args.shapes or "")
-    chosen = open_runnable(Path(args.model), args.provider, threads=args.threads, verbose=int(args.verbose) > 1)
+    kernels = Path(args.runtime_cache) if args.runtime_cache else None
+    chosen = open_runnable(
+        Path(args.model), args.provider, threads=args.threads, verbose=int(args.verbose) > 1, runtime_cache=kernels
+    )
     runner = chosen.runner
     _log.info("run       %s on %s: %s", chosen.file.name, runner.provider, chosen.why)
     if runner.fallback:
@@ -50,6 +55,8 @@ def execute(args: argparse.Namespace) -> int:
     )
     outputs = runner.run(feeds)
     latency = runner.latency(feeds, args.repeat) if args.repeat else None
+    if isinstance(runner, EngineRunner):
+        runner.keep_runtime_cache()
     if args.out:
         save_npz(Path(args.out), outputs)
     done = Run(

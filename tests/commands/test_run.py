@@ -193,7 +193,7 @@ class TestFolder:
         opened = []
 
         class Opened:
-            def __init__(self, path: Path) -> None:
+            def __init__(self, path: Path, *, runtime_cache: Path | None = None) -> None:
                 opened.append(path)
                 self.record = type("Record", (), {"dims": {"batch": (1, 3, 8)}})
 

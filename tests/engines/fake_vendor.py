@@ -136,6 +136,31 @@ class Context:
         return True
 
 
+class RuntimeCache:
+    def __init__(self, state: State) -> None:
+        self.state = state
+
+    def deserialize(self, blob: bytes) -> bool:
+        self.state.calls.append(f"deserialize kernels {blob!r}")
+        return blob != b"of another GPU"
+
+    def serialize(self) -> bytes:
+        return b"kernels"
+
+
+class RuntimeConfig:
+    def __init__(self, state: State) -> None:
+        self.state = state
+        self.cache: RuntimeCache | None = None
+
+    def create_runtime_cache(self) -> RuntimeCache:
+        return RuntimeCache(self.state)
+
+    def set_runtime_cache(self, cache: RuntimeCache) -> bool:
+        self.cache = cache
+        return True
+
+
 class Engine:
     def __init__(self, state: State) -> None:
         self.state = state
@@ -163,8 +188,12 @@ class Engine:
         assert profile_index == 0
         return list(self._tensor(name).profile)
 
-    def create_execution_context(self) -> Context | None:
-        self.state.calls.append("create_execution_context")
+    def create_runtime_config(self) -> "RuntimeConfig":
+        return RuntimeConfig(self.state)
+
+    def create_execution_context(self, runtime_config: "RuntimeConfig | None" = None) -> Context | None:
+        assert runtime_config is None or isinstance(runtime_config.cache, RuntimeCache)
+        self.state.calls.append("create_execution_context" + (" with a runtime cache" if runtime_config else ""))
         return Context(self.state) if self.state.context else None
 
 
@@ -194,4 +223,4 @@ def make(state: State, name: str = "tensorrt-rtx", version: str = "1.7.1.116") -
     rtx = name == "tensorrt-rtx"
     title = "TensorRT-RTX" if rtx else "TensorRT"
     sms = (80, 89, 120) if rtx else None
-    return Vendor(name, title, module(state, reads_headers=rtx), version, sms, not rtx, "")
+    return Vendor(name, title, module(state, reads_headers=rtx), version, sms, not rtx, "runtime" if rtx else "timing")

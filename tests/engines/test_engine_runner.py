@@ -58,13 +58,20 @@ def loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     import torch
 
     def load(
-        state: State, name: str = "tensorrt-rtx", seen: Gpus = ADA, device: int = 0, **changes: Any
+        state: State,
+        name: str = "tensorrt-rtx",
+        seen: Gpus = ADA,
+        device: int = 0,
+        runtime_cache: Path | None = None,
+        **changes: Any,
     ) -> EngineRunner:
         dtype = {"BF16": "bfloat16", "HALF": "float16"}.get(state.tensors[0].dtype, "float32")
         monkeypatch.setattr(vendor, "load", lambda asked: fake_vendor.make(state, asked))
         monkeypatch.setattr(engine_runner, "gpus", lambda: seen)
         monkeypatch.setattr(engine_runner, "_device", lambda number: torch.device("cpu"))
-        return EngineRunner(folder(tmp_path, dtype, **{"vendor": name} | changes), device=device)
+        return EngineRunner(
+            folder(tmp_path, dtype, **{"vendor": name} | changes), device=device, runtime_cache=runtime_cache
+        )
 
     return load
 
@@ -275,3 +282,109 @@ class TestRun:
 
 def _not_found(name: str) -> None:
     raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+class TestCompatibility:
+    """What an engine was built to run on besides the very same GPU and version."""
+
+    @pytest.mark.parametrize(
+        ("version", "runs"), [("1.7.1.116", True), ("1.6.9", True), ("1.10.0", False), ("0.9", False)]
+    )
+    def test_a_version_compatible_engine_runs_on_later_versions_of_its_major(self, loaded, version, runs) -> None:
+        options = {"version": version, "flags": {"version_compatible": True}}
+        if runs:
+            runner = loaded(State(tensors()), "tensorrt", **options)
+            assert runner._runtime.engine_host_code_allowed is True
+            return
+        with pytest.raises(BackendMissingError, match=r"later ones of the same major.*Rebuild with"):
+            loaded(State(tensors()), "tensorrt", **options)
+
+    def test_no_other_engine_may_bring_host_code(self, loaded) -> None:
+        assert not hasattr(
+            loaded(State(tensors()), "tensorrt", version="1.7.1.116")._runtime, "engine_host_code_allowed"
+        )
+        with pytest.raises(BackendMissingError, match="engines belong to one version"):
+            loaded(State(tensors()), "tensorrt", version="1.6.9")
+
+    @pytest.mark.parametrize(
+        ("level", "sm", "runs"),
+        [
+            ("ampere-plus", 120, True),
+            ("ampere-plus", 80, True),
+            ("ampere-plus", 75, False),
+            ("same-compute-capability", 90, False),
+            (None, 90, False),
+        ],
+    )
+    def test_hardware_compatibility(self, loaded, level: str | None, sm: int, runs: bool) -> None:
+        seen = Gpus((Gpu("NVIDIA X", sm, 1),), "13.0", None)
+        flags = {"hardware_compatibility": level} if level else {}
+        options = {"version": "1.7.1.116", "seen": seen, "flags": flags}
+        if runs:
+            loaded(State(tensors()), "tensorrt", **options)
+            return
+        with pytest.raises(BackendMissingError, match=rf"you have NVIDIA X, SM {sm}\. Rebuild with: .* --sm {sm}"):
+            loaded(State(tensors()), "tensorrt", **options)
+
+    def test_a_stripped_engine_gets_its_weights_first(self, loaded, monkeypatch) -> None:
+        state = State(tensors())
+        put = lambda here, engine, logger, path, heard: state.calls.append(f"weights for {path.name}")  # noqa: E731
+        monkeypatch.setattr(engine_runner.refit, "put_weights", put)
+        loaded(state, "tensorrt", version="1.7.1.116", flags={"strip_plan": True})
+        assert state.calls == ["deserialize b'plan'", "weights for model.sm89.engine", "create_execution_context"]
+
+    def test_the_command_that_rebuilds_starts_from_the_builds_own_spec(self, loaded, tmp_path: Path) -> None:
+        (tmp_path / "spec.toml").write_text("")
+        with pytest.raises(BackendMissingError) as caught:
+            loaded(State(tensors()), version="1.6.0.1")
+        assert f"Rebuild with: python -m export build --config {tmp_path / 'spec.toml'} --sm 89" in str(caught.value)
+
+    def test_an_edited_record_is_refused_before_the_engine_is_read(self, loaded, tmp_path: Path) -> None:
+        state = State(tensors())
+        loaded(state)
+        path = tmp_path / "engine.json"
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps({**content, "sha256": "0" * 64}))
+        with pytest.raises(UsageError, match="its own sha256 differs"):
+            EngineRunner(tmp_path / "model.sm89.engine")
+
+
+class TestRuntimeCache:
+    """The file of compiled kernels: read before the first run, written when asked, never in the way."""
+
+    def test_a_new_file_and_a_second_run(self, loaded, tmp_path: Path, caplog) -> None:
+        state = State(tensors())
+        runner = loaded(state, runtime_cache=tmp_path / "kernels")
+        assert state.calls == ["deserialize b'plan'", "create_execution_context with a runtime cache"]
+        runner.run({"x": np.zeros((2, 4, 3), np.float32)})
+        runner.keep_runtime_cache()
+        assert (tmp_path / "kernels").read_bytes() == b"kernels"
+        again = State(tensors())
+        loaded(again, runtime_cache=tmp_path / "kernels")
+        assert again.calls[1] == "deserialize kernels b'kernels'"
+        assert caplog.text == ""
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["engine.json", "kernels", "model.sm89.engine"]
+
+    def test_kernels_of_another_gpu_are_compiled_again(self, loaded, tmp_path: Path, caplog) -> None:
+        (tmp_path / "kernels").write_bytes(b"of another GPU")
+        loaded(State(tensors()), runtime_cache=tmp_path / "kernels").keep_runtime_cache()
+        assert "is damaged, or of another GPU, driver or version of TensorRT-RTX" in caplog.text
+        assert (tmp_path / "kernels").read_bytes() == b"kernels"
+
+    def test_where_there_is_none(self, loaded, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="TensorRT compiles its kernels while it builds and has no runtime cache"):
+            loaded(State(tensors()), "tensorrt", runtime_cache=tmp_path / "kernels")
+        with pytest.raises(UsageError, match="its folder does not exist"):
+            loaded(State(tensors()), runtime_cache=tmp_path / "no/kernels")
+        state = State(tensors())
+        loaded(state).keep_runtime_cache()
+        assert state.calls[-1] == "create_execution_context"
+
+    def test_the_fake_has_the_names_of_the_real_one(self) -> None:
+        rtx = pytest.importorskip("tensorrt_rtx", reason="NOT RUN: tensorrt-rtx is not installed")
+        assert {"create_runtime_cache", "set_runtime_cache"} <= set(dir(rtx.IRuntimeConfig))
+        assert (
+            "deserialize(self: tensorrt_rtx_bindings.tensorrt_rtx.IRuntimeCache, blob"
+            in rtx.IRuntimeCache.deserialize.__doc__
+        )
+        assert "runtime_config: " in rtx.ICudaEngine.create_execution_context.__doc__

@@ -140,6 +140,8 @@ def test_the_full_bindings_load_and_say_that_they_need_a_gpu(bindings: dict[str,
 RTX_ONLY = {
     ("IBuilderConfig", "num_compute_capabilities"),
     ("IBuilderConfig", "set_compute_capability"),
+    ("IRuntimeConfig", "create_runtime_cache"),
+    ("IRuntimeConfig", "set_runtime_cache"),
     ("Runtime", "engine_header_size"),
     ("Runtime", "get_engine_validity"),
 }

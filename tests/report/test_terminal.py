@@ -97,7 +97,7 @@ def test_the_cause_of_a_written_out_attention_is_lowerings_own() -> None:
     built = SimpleNamespace(sm=89, path=Path("m.engine"), seconds=1.0, size=1, scratch=None, attentions=kernels)
     steps = [record.Step("a", "decompose", "Its scores are an output."), record.Step("c", "decompose", "No.")]
     steps.append(record.Step("a/b", "expand mask", "It must be."))
-    row = folder.engine(built, steps)
+    row = folder.engine(SimpleNamespace(engine=built, hit=False), steps)
     why = {name: kernel.why for name, kernel in row.attentions.items()}
     assert why == {
         "a": "It became 2 GEMMs and a softmax kernel: Its scores are an output.", "a/b": said, "c": "One.",
