@@ -42,6 +42,7 @@ class Entry:
         label: What it was built from, in words.
         parts: What decided its bytes.
         record: What engine.json says about it.
+        told: sha256 of what its builder said.
         size: Bytes of the engine.
         created: When it was built, in seconds since 1970.
         used: When it was last used.
@@ -52,6 +53,7 @@ class Entry:
     label: str
     parts: dict[str, str]
     record: engine_json.Record
+    told: str
     size: int
     created: float
     used: float
@@ -103,6 +105,23 @@ class Store:
         Raises:
             Damaged: Its files are not what was written.
         """
+        entry = self.look(key)
+        if entry is None:
+            return None
+        try:
+            told = (entry.folder / BUILD).read_bytes()
+        except OSError as error:
+            raise Damaged(f"its {BUILD} cannot be read ({error.strerror})") from error
+        if engine_json.digest_of(told) != entry.told:
+            raise Damaged(f"its {BUILD} was edited")
+        return entry, json.loads(told)
+
+    def look(self, key: str) -> Entry | None:
+        """Returns an entry from its engine.json alone, which is quick; None where there is none.
+
+        Raises:
+            Damaged: That file is not what was written.
+        """
         folder = self.root / key
         if not os.path.lexists(folder):
             return None
@@ -110,11 +129,7 @@ class Store:
             content = json.loads((folder / engine_json.NAME).read_text(encoding="utf-8"))
             if content[engine_json.SEAL] != engine_json.seal(content) or content["key"] != key:
                 raise Damaged("its engine.json was edited")
-            entry = _entry(folder, content)
-            told = (folder / BUILD).read_bytes()
-            if engine_json.digest_of(told) != content["told"]:
-                raise Damaged(f"its {BUILD} was edited")
-            return entry, json.loads(told)
+            return _entry(folder, content)
         except (OSError, ValueError, KeyError, TypeError, ToolkitError) as error:
             raise Damaged(f"it cannot be read ({type(error).__name__}: {error})") from error
 
@@ -184,9 +199,9 @@ class Store:
         found = []
         for key in self.every_key():
             with contextlib.suppress(Damaged):
-                read = self.read(key)
-                if read:
-                    found.append(read[0])
+                entry = self.look(key)
+                if entry:
+                    found.append(entry)
         return sorted(found, key=lambda entry: -entry.used)
 
     def remove(self, key: str) -> bool:
@@ -242,6 +257,7 @@ def _entry(folder: Path, content: dict[str, Any]) -> Entry:
         str(content["label"]),
         dict(content["parts"]),
         record,
+        str(content["told"]),
         int(content["engines"][0]["size"]),
         float(content["created"]),
         (folder / engine_json.NAME).stat().st_mtime,

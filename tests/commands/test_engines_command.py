@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from engines.gpus import gpus
 from export import cli
 
 pytest.importorskip("tensorrt_rtx", reason="NOT RUN: tensorrt-rtx is not installed (there is no wheel for this system)")
+ROOT = Path(__file__).parents[2]
 WORDS = ["--target", "tensorrt-rtx", "--shapes", "batch=1:2:3,length=1:6:9", "--no-verify"]
 
 
@@ -63,6 +66,41 @@ def test_another_folder_takes_the_engines_from_the_cache(place: Path, capsys: py
     assert "SM 89: hit" not in capsys.readouterr().err
     assert cli.main([*words, "--force"]) == 0
     assert "cache     SM 89: miss: a build from scratch was asked for" in capsys.readouterr().err
+
+
+def test_builds_at_once_with_the_real_builder_and_one_killed(filled: Path, tmp_path: Path, capsys) -> None:
+    environment = {**os.environ, "ATTNPROOF_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+
+    def start(out: str) -> "subprocess.Popen[str]":
+        words = ["build", str(filled / "net.onnx"), "-o", str(tmp_path / out), "--sm", "89", *WORDS]
+        command = [sys.executable, "-m", "export", *words]
+        return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+
+    killed = start("killed")
+    for line in killed.stderr:  # its engine is being built
+        if line.startswith("lower"):
+            break
+    both = [start("same"), start("same")]
+    killed.kill()
+    killed.communicate(timeout=60)
+    said = [process.communicate(timeout=120)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    built = sum("cache     SM 89: miss" in text for text in said)
+    taken = sum("cache     SM 89: hit" in text or "is up to date" in text for text in said)
+    assert built <= 1, "where the killed one was quick, nobody else built it"
+    assert built + taken == 2, said
+    assert cli.main(["check", str(tmp_path / "same")]) == 0
+    assert said_by_gc(tmp_path / "cache", capsys) == 1
+
+
+def said_by_gc(cache: Path, capsys: pytest.CaptureFixture[str]) -> int:
+    """Clears what is left, and returns how many engines are there; there must be nothing but them."""
+    capsys.readouterr()
+    assert cli.main(["engines", "gc", "--cache", str(cache / "engines"), "--json"]) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert done["removed"] == []
+    assert all(len(p.name) == 64 for p in (cache / "engines").iterdir())
+    return int(done["entries"])
 
 
 def test_ls(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
