@@ -44,8 +44,12 @@ TRIALS = (
 )
 
 
-DEEP = -1e9
-"""What hides a key when it is added to a score."""
+DEEP = -1e20
+"""What hides a key when it is added to a score: it swallows any score and bias in float32.
+
+So a row that it hides from end to end gives one thing, in whatever order the terms are summed; of a shallower one the
+roundings decide.
+"""
 
 _FUNCTIONS = {"floor", "ceiling", "Max", "Min", "Mod"}
 
