@@ -171,6 +171,8 @@ def _attempt(model: ir.Model, options: Options, refused: dict[str, Refusal], pla
             rotations = fuse_rotations(graph, refused)
             draft.rotated += [r.node for r in rotations.written]
             draft.unrotated |= rotations.kept
+    if draft.rotated:
+        shapes.infer(draft.model)  # an op's shape is known where that of its spelling was not
     for graph in graphs(draft.model):
         order = {node: at for at, node in enumerate(graph)}
         for node in list(order):

@@ -16,8 +16,12 @@ from export.fuse.hidden import Hidden, positive
 from export.fuse.scores import Scores, Stage
 from export.fuse.weights import Link, Weights
 from export.graph.laws.levels import zero_or_one
+from export.graph.laws.softmax import MAY_OVERFLOW
 from export.graph.values import Refusal, dims, label, made_by, same, uniform
 from export.lower.bounds import bound
+
+_SHALLOW = 1e4
+"""What is added up to this is a bias; a mask may be deeper."""
 
 
 def settle(softmax: ir.Node, scores: Scores, weights: Weights) -> tuple[Scores, Weights]:
@@ -26,6 +30,14 @@ def settle(softmax: ir.Node, scores: Scores, weights: Weights) -> tuple[Scores, 
     Raises:
         Refusal: A step can neither be proved needless nor moved; the sentence names its node.
     """
+    by_hand = softmax.metadata_props.get(MAY_OVERFLOW)
+    if weights.guarded and by_hand is not None:
+        raise Refusal(
+            "K308",
+            f"{by_hand} writes a softmax without taking the row's maximum off, and NaN is set to 0 behind it: "
+            "where exponentials overflow or are all 0, the op has numbers instead.",
+        )
+    _check_shifts(softmax, scores)
     hidden = Hidden(scores)
     zeroed: list[tuple[Link, int]] = []
     for at, link in enumerate(weights.links):
@@ -55,6 +67,25 @@ def _divided(weights: Weights) -> bool:
     """Says whether rows were divided by what may be 0: zeros after that do not pass it, for 0 / 0 is NaN."""
     divisions = (link for link in weights.behind if link.kind == "factor" and not link.when)
     return any(not uniform(link.value) for link in divisions)
+
+
+def _check_shifts(softmax: ir.Node, scores: Scores) -> None:
+    """Taking a maximum off changes nothing that is normalised next; it makes a row that is all deep a shallow one."""
+    for at, stage in enumerate(scores.stages):
+        before, after = scores.stages[:at], {s.kind for s in scores.stages[at + 1 :]}
+        deep = any(_is_deep(s) for s in before)
+        if stage.kind == "shift" and ("sink" in after or (deep and after & {"add", "subtract", "fill"})):
+            raise Refusal(
+                "K122",
+                f"The scores of {label(softmax)} are masked, less their row's maximum and masked again: "
+                "rows without keys then start from 0.",
+            )
+
+
+def _is_deep(stage: Stage) -> bool:
+    if stage.kind == "fill":
+        return stage.fill > -inf
+    return stage.kind in ("add", "subtract") and bound(stage.value).finite > _SHALLOW
 
 
 def _as_zeros(link: Link) -> Link | None:
@@ -99,7 +130,7 @@ def _deepens(scores: Scores, zeroed: tuple[Link, ...]) -> bool:
     factors = [prod(s.fill for s in scores.stages[at + 1 :] if s.kind == "scale") for at in range(last)]
     shallowest = min((-stage.fill * factors[at] for stage, at in fills), default=inf)
     added = ((s, at) for at, s in enumerate(scores.stages) if s.kind in ("add", "subtract"))
-    return all(bound(stage.value).finite * factors[at] < shallowest for stage, at in added)
+    return sum(bound(stage.value).finite * factors[at] for stage, at in added) <= shallowest / 2
 
 
 def _deep(stage: Stage, zeroed: tuple[Link, ...]) -> Stage:

@@ -59,7 +59,8 @@ def judge(program: Program) -> Verdict:
             continue
         onnx.checker.check_model(ir.to_proto(result.model), full_check=True)
         again = fuse(result.model, Options(verify=result is verified)).model
-        if serialised(again) != serialised(result.model):
+        rolled_back = any(code.startswith("V") for code in verdict.codes)
+        if serialised(again) != serialised(result.model) and not (rolled_back and result is verified):
             verdict.wrong.append(f"{how}: fusing twice differs from fusing once.")
         verdict.wrong += [f"{how}: {said}" for said in original.compared(result.model)]
     if "F001" in verdict.read and not set(program.stages) & set(_HAND_WRITTEN):
@@ -90,12 +91,15 @@ class _Original:
         self._verdict = verdict
         self._names = [o.name for o in program.proto.graph.output]
         self._readings: dict[tuple[str, Rounding], dict[str, Tensor]] = {}
+        self._overflowed: set[str] = set()
         self._runs: dict[str, Arrays] | None = None
 
     def _reading(self, trial: Trial, rounding: Rounding) -> dict[str, Tensor]:
         key = (trial.name, rounding)
         if key not in self._readings:
             known = evaluate(self._program.proto, feeds(self._program, trial), rounding)
+            if _overflows(self._program.proto, known):
+                self._overflowed.add(trial.name)
             self._readings[key] = {name: known[name] for name in self._names}
         return self._readings[key]
 
@@ -122,7 +126,7 @@ class _Original:
     def _differs(
         self, trial: Trial, have: Mapping[str, Tensor], rounding: Rounding, empty: float, ran: Arrays | None = None
     ) -> list[str]:
-        found = []
+        found: list[str] = []
         for name in self._names:
             want, got = self._reading(trial, rounding)[name], have[name]
             if want.x.shape != got.x.shape or want.kind != got.kind:
@@ -132,6 +136,11 @@ class _Original:
             if not right.all() and ran is not None:  # the runtime keeps some halves wide, so that they do not overflow
                 own = replace(want, x=ran[name].astype(np.float64))
                 right |= ~self._right(trial, name, own, rounding, empty) | (np.isnan(want.x) & (want.kind == HALF))
+            # 0 * -inf, where another mask hides the key too; 0 / 0, where no exponential of a row is left
+            if {"kept_times_score", "by hand"} & set(self._program.stages):
+                right |= np.isnan(want.x)
+            if trial.name in self._overflowed:
+                continue
             if not right.all():
                 _, limit = _off(want, got)
                 at = np.unravel_index(np.argmin(right), right.shape)
@@ -198,6 +207,12 @@ def _reads_nan(proto: onnx.ModelProto, known: Mapping[str, Tensor]) -> bool:
     """Says whether a block before gave an attention NaN: a guard against rows without keys may stop those too."""
     attentions = [node for node in proto.graph.node if node.op_type == "Attention"]
     return any(np.isnan(known[name].x).any() for node in attentions for name in node.input[:3])
+
+
+def _overflows(proto: onnx.ModelProto, known: Mapping[str, Tensor]) -> bool:
+    """Says whether a softmax written by hand leaves the range of its type, where one operator does not."""
+    powers = [node for node in proto.graph.node if node.op_type == "Exp"]
+    return any(np.isposinf(known[n.output[0]].x).any() for n in powers)
 
 
 def _off(want: Tensor, have: Tensor) -> tuple[np.ndarray, np.ndarray]:

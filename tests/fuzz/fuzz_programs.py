@@ -45,9 +45,8 @@ def _sizes(d: Draft) -> Sizes:
 
 
 def _block(d: Draft, s: Sizes, query: str | None = None) -> str:
-    form = d.choose.one(
-        "heads", "heads", "heads", "merged", "one head", "matrix", "grouped", "einsum", "broadcast batch"
-    )
+    others = ("merged", "merged", "one head", "matrix", "grouped", "einsum", "broadcast batch")
+    form = d.choose.one(*("heads",) * 7, *others)
     if query is not None:
         form = "heads"
     d.note(form)

@@ -23,12 +23,12 @@ def near_miss(function: Callable[[Draft, str], str]) -> Callable[[Draft, str], s
 
 def staged(d: Draft, scores: str) -> str:
     """Writes up to five stages."""
-    for _ in range(d.choose.one(0, 1, 1, 2, 2, 3, 4, 5)):
+    for _ in range(d.choose.one(0, 1, 1, 2, 2, 3, 3, 5)):
         if d.choose.chance(6):
             chosen = d.choose.one(*NEAR)
             d.miss(chosen.__name__)
         else:
-            chosen = d.choose.one(*STAGES)
+            chosen = d.choose.one(times, filled, masked, biased, softcapped, *STAGES)
             d.note(chosen.__name__)
         scores = d.noise(chosen(d, scores))
     return scores
@@ -45,7 +45,7 @@ def kind(d: Draft, scores: str) -> ir.DataType:
 
 @stage
 def times(d: Draft, s: str) -> str:
-    return pair(d, "Mul", s, d.number(d.choose.one(0.5, 0.25, 0.35355339, 2.0, [[0.5]]), kind(d, s)))
+    return pair(d, "Mul", s, d.number(d.choose.one(0.5, 0.25, 0.35355339, 2.0, [[0.5]], -0.5), kind(d, s)))
 
 
 @stage

@@ -94,9 +94,12 @@ class Rounding:
             own = u * np.minimum(size, _COMMON)
         else:  # what deep masks round away is not the same everywhere; near the end of the range it decides on infinity
             own = (
-                np.where(size > min(_DEEP, most / 2), u, self.unit(kind, constant)) * size
+                np.where(size > min(_DEEP, most / 2), 4.0 * u, self.unit(kind, constant)) * size
                 + self.native * u * _LEAST[kind]
             )
+        if kind == ir.DataType.FLOAT16 and not self.faithful:  # a score decides whether the lowest number stays finite
+            x = np.where((size > most) & (size < 1.25 * most), np.copysign(most, x), x)
+            size = np.abs(x)
         x = np.where(size >= most * (1 + u), np.copysign(np.inf, x), x)
         if self.faithful:
             x = x.astype(kind.numpy()).astype(np.float64)
@@ -124,7 +127,8 @@ def softmax(x: np.ndarray, e: np.ndarray | float, unit: float, empty: float | No
             p = np.where(top <= empty, 0.0, p)
         e = np.where(p > 0, np.minimum(bounds(e, x), 60.0), 0.0)
         least = np.maximum((p * np.exp(-e)).sum(axis=-1, keepdims=True), 1e-300)
-        off = p * (np.exp(e) / least - 1.0) + (x.shape[-1] + 4.0) * unit * p + 1e-300
+        most = (p * np.exp(e)).sum(axis=-1, keepdims=True)
+        off = p * np.maximum(np.exp(e) / least - 1.0, 1.0 - np.exp(-e) / most) + (x.shape[-1] + 4.0) * unit * p + 1e-300
     return p, np.minimum(np.nan_to_num(off, nan=0.0, posinf=1.0), 1.0)
 
 

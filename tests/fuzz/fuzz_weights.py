@@ -10,7 +10,7 @@ from fuzz_scores import pair
 def normalised(d: Draft, s: str) -> str:
     """The softmax over the keys, in one of its spellings; seldom over something else, or none."""
     what = d.choose.one(
-        "softmax", "softmax", "softmax", "softmax", "of a positive axis", "in float32", "by hand", "by hand, safe",
+        *("softmax",) * 8, "of a positive axis", "in float32", "in float32", "by hand", "by hand, safe",
         "exp of log", "turned",
     )  # fmt: skip
     if d.choose.chance(4):

@@ -203,8 +203,8 @@ def _replay(
 
 def _scaled(build: Builder, total: ir.Value, factor: float, dtype: ir.DataType, shape: ir.Shape | None) -> ir.Value:
     """Multiplies by a factor, or divides where it was a divisor that the type holds better than its reciprocal."""
-    off = [abs(float(np.asarray(x).astype(dtype.numpy())) - x) / abs(x) for x in (factor, 1.0 / factor) if factor]
-    op, number = ("Div", 1.0 / factor) if off and off[1] < off[0] else ("Mul", factor)
+    off = [abs(float(np.asarray(x).astype(dtype.numpy())) - x) / abs(x) for x in (factor, 1.0 / (factor or 1.0)) if x]
+    op, number = ("Div", 1.0 / factor) if factor and off[1] < off[0] else ("Mul", factor)
     return build(op, total, build.number(number, dtype), dtype=dtype, shape=shape)
 
 

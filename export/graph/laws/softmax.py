@@ -9,7 +9,10 @@ A Softmax takes the row's maximum off itself, so where the spelling overflows or
 import onnx_ir as ir
 
 from export.graph.build import Builder, take_place
-from export.graph.values import attribute, dims, made_by, rank, reduced_axes, uniform
+from export.graph.values import attribute, dims, label, made_by, rank, reduced_axes, uniform
+
+MAY_OVERFLOW = "attnproof.may_overflow"
+"""Marks a Softmax that was written by hand so that rows may be NaN (inf / inf, 0 / 0) that are numbers now; says by which node."""
 
 
 def spell_softmax(graph: ir.Graph) -> int:
@@ -29,10 +32,10 @@ def _try(node: ir.Node) -> bool:
         if x is None:
             continue
         if numerator is exponentials:
-            return _write(node, x, axis)
+            return _write(node, x, axis, shifted=_shifted(x))
         product = made_by(numerator, "MatMul")
         if product is not None and product.inputs[0] is exponentials and axis == -1 and _rows(product, total):
-            return _write(node, x, axis, product.inputs[1])
+            return _write(node, x, axis, product.inputs[1], shifted=_shifted(x))
     return False
 
 
@@ -109,11 +112,23 @@ def _exponential_of_logarithm(node: ir.Node) -> bool:
     return dims(taken) == (*shape[:at], 1, *shape[at + 1 :]) and _write(node, x, at - len(shape))
 
 
-def _write(node: ir.Node, x: ir.Value, axis: int, value: ir.Value | None = None) -> bool:
+def _shifted(x: ir.Value) -> bool:
+    """Says whether exponents are less their row's maximum, so that their sum is neither infinite nor 0."""
+    difference = made_by(x, "Sub")
+    value = difference.inputs[1] if difference is not None else None
+    while (step := made_by(value, "Cast", "Identity", "Unsqueeze", "Reshape", "Expand")) is not None:
+        value = step.inputs[0]
+    return made_by(value, "ReduceMax") is not None
+
+
+def _write(node: ir.Node, x: ir.Value, axis: int, value: ir.Value | None = None, *, shifted: bool = True) -> bool:
     """Puts Softmax(x), or Softmax(x) @ value, in the place of a node."""
     old = node.outputs[0]
     build = Builder(node, str(old.name))  # tensors have names of their own, nodes may not
     made = build("Softmax", x, dtype=x.dtype, shape=x.shape, axis=axis)
+    softmax = made.producer()
+    if softmax is not None and not shifted:
+        softmax.metadata_props[MAY_OVERFLOW] = label(node)
     if value is not None:
         made = build("MatMul", made, value, dtype=old.dtype, shape=old.shape)
     take_place(old, made)
