@@ -12,7 +12,7 @@ from export.graph.build import Builder, take_place
 from export.graph.values import attribute, dims, label, made_by, rank, reduced_axes, uniform
 
 MAY_OVERFLOW = "attnproof.may_overflow"
-"""Marks a Softmax written by hand whose rows could be NaN (inf / inf, 0 / 0) and are numbers now; says by which node."""
+"""Marks a Softmax written by hand whose rows could be NaN (inf / inf, 0 / 0) and are numbers now; says by which."""
 
 
 def spell_softmax(graph: ir.Graph) -> int:
