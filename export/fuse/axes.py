@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from export.fuse.scores import Operand, Scores
 from export.fuse.weights import Weights
-from export.graph.values import Dim, Refusal, dims, label
+from export.graph.values import Dim, Refusal, dims, label, made_by, permutation
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,19 @@ def size_source(block: Block, home: int, axis: int) -> tuple[ir.Value, int] | No
         if layout.frames[at][:-2] == frame[:-2]:
             place = axis - len(frame) + len(shape)
             if place >= 0 and shape[place] == frame[axis]:
-                return operand.value, place
+                return _before_transposes(operand.value, place)
     target = layout.targets[home - 1] if home else None
     return None if target is None else (target, -1)
+
+
+def _before_transposes(value: ir.Value, axis: int) -> tuple[ir.Value, int]:
+    """Returns where an axis was before transposes: a size is read there, so that nothing keeps them alive."""
+    while (turned := made_by(value, "Transpose")) is not None:
+        source, perm = turned.inputs[0], permutation(turned)
+        if source is None or perm is None:
+            break
+        value, axis = source, perm[axis]
+    return value, axis
 
 
 def check_sizes(block: Block, home: int, shapes: list[tuple[Dim, ...]]) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.graph.build import Builder, take_place
-from export.graph.values import attribute, dims, made_by, rank
+from export.graph.values import attribute, dims, made_by, rank, uniform
 
 _INT = ir.DataType.INT64
 _MOVES = (
@@ -93,6 +93,8 @@ def _cached(value: ir.Value | None) -> _Cached | None:
         return None
     past, new = concat.inputs
     if past is None or new is None or rank(past) != len(inner) or rank(new) != len(inner) or not _given(past):
+        return None
+    if uniform(new) is not None:  # the row of zeros of a sink is no new key
         return None
     return _Cached(whole, past, new, placed)
 
