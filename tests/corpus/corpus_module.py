@@ -73,6 +73,7 @@ def build(entry: Entry, impl: str, seed: int = 0) -> Call:
         for part in (config, getattr(config, "text_config", None)):
             if part is not None and getattr(part, "use_cache", None):
                 part.use_cache = False
+        config._experts_implementation = "batched_mm"  # as ONNX exporters need it: the default is an operator of its own
         torch.manual_seed(seed)
         model = getattr(transformers, entry.model)._from_config(config, attn_implementation=impl).eval()
     spread(model)

@@ -5,13 +5,14 @@ Beside a key that is seen that does not matter, its weight is 0. In a row withou
 leaves the fills alone. Whether a row has a key can depend on what is added too (a key seen by the condition and
 hidden by a padding mask), and is then read from the mask itself: a key counts as seen if what is added to it is less
 than half as deep as the fill. That is exact where fills are so deep that scores vanish beside them; where they are
-not, nothing as deep may be added.
+not, what is added must be so deep, or nothing.
 """
 
 import numpy as np
 import onnx_ir as ir
 
 from export.fuse.axes import Block
+from export.fuse.masks.swallow import swallows
 from export.fuse.scores import Stage
 from export.graph.build import Builder
 from export.graph.values import Refusal, label
@@ -40,7 +41,7 @@ def sees(
     shallowest = _shallowest_beside(stages)
     if shallowest is None or total.dtype is None:
         return conditions
-    if -shallowest * _roundoff(total.dtype) < _VANISH:
+    if -shallowest * _roundoff(total.dtype) < _VANISH and not _swallowing(stages, total.dtype):
         raise Refusal(
             "K220",
             f"{label(block.softmax)} has scores filled with {shallowest:g} and a mask added that may be as deep: in "
@@ -59,6 +60,13 @@ def emptied(stages: tuple[Stage, ...], total: ir.Value, build: Builder) -> ir.Va
         return total
     hidden = build.number(-np.inf, total.dtype)
     return build("Where", _above(build, total, shallowest), total, hidden, dtype=total.dtype, shape=total.shape)
+
+
+def _swallowing(stages: tuple[Stage, ...], dtype: ir.DataType) -> bool:
+    """Says whether whatever is added beside the fills is 0 or swallows the score, as the deepest fill would."""
+    huge = _VANISH / _roundoff(dtype)
+    added = ((s.value, abs(_later(stages, at))) for at, s in enumerate(stages) if s.kind in ("add", "subtract"))
+    return all(factor > 0.0 and swallows(value, huge / factor) for value, factor in added)
 
 
 def _shallowest_beside(stages: tuple[Stage, ...]) -> float | None:
