@@ -12,6 +12,9 @@ from corpus_entry import Entry, Input
 _QK = re.compile(r"(^|[._])(w?(q|k|kv|qk|qkv)|query|key|query_key_value|in_proj|c_attn)(?![a-z])", re.IGNORECASE)
 """Names of the weights that make Q and K, alone or packed with V."""
 
+EXPERTS = "batched_mm"
+"""How a mixture of experts is computed: the default is an operator that no ONNX exporter knows."""
+
 SPREAD = 1.6
 """Their standard deviation times the root of the channels they read: scores then have a deviation near 2.5."""
 
@@ -73,9 +76,11 @@ def build(entry: Entry, impl: str, seed: int = 0) -> Call:
         for part in (config, getattr(config, "text_config", None)):
             if part is not None and getattr(part, "use_cache", None):
                 part.use_cache = False
-        config._experts_implementation = "batched_mm"  # as ONNX exporters need it: the default is an operator of its own
         torch.manual_seed(seed)
-        model = getattr(transformers, entry.model)._from_config(config, attn_implementation=impl).eval()
+        made = getattr(transformers, entry.model)._from_config(
+            config, attn_implementation=impl, experts_implementation=EXPERTS
+        )
+        model = made.eval()
     spread(model)
     return Call(model, entry).eval()
 
