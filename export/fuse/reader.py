@@ -14,6 +14,7 @@ from export.fuse.layout import of_product
 from export.fuse.scores import Factor, Operand, Scores, Stage
 from export.fuse.terms import axis_from_right, fill_of, floor_of, maximum_of, padding_of
 from export.graph.values import Refusal, attribute, dim, dims, inputs_of, label, permutation, rank, uniform
+from export.lower.bounds import bound
 
 _DEPTH = 64
 """Nodes between QK^T and Softmax beyond which the reader gives up; real spellings have fewer than 20."""
@@ -137,8 +138,14 @@ def _factor(node: ir.Node, walk: Walk) -> Scores:
     return _times_tensor(node, scores, Factor(factor, divides, _of_keys(node, scores, factor), scores.layout))
 
 
+def _may_hide(stage: Stage) -> bool:
+    """Says whether a stage may write -inf or something as deep, which a sign would turn into a key that takes all."""
+    deep = stage.kind in ("add", "subtract") and bound(stage.value).finite > 1e4
+    return deep or stage.kind in ("fill", "floor", "sink")
+
+
 def _times(node: ir.Node, scores: Scores, factor: float) -> Scores:
-    if factor <= 0.0 and any(stage.kind in ("fill", "floor", "sink") for stage in scores.stages):
+    if factor <= 0.0 and any(_may_hide(stage) for stage in scores.stages):
         raise Refusal("K118", f"{label(node)} turns masked scores around with the factor {factor:g}.")
     if scores.softcap is not None and not factor:
         raise Refusal("K109", f"{label(node)} multiplies capped scores by zero.")

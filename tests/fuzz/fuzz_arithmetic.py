@@ -30,6 +30,8 @@ def _times(node, a, b):
         return integers(a.x * b.x if node.op == "Mul" else np.floor_divide(a.x, b.x), node, a.kind)
     if node.op == "Mul":
         x = a.x * b.x
+        if node.rounding.empty is not None:  # no exponentials, times the reciprocal of their sum
+            x = np.where(((a.x == 0) & np.isinf(b.x)) | ((b.x == 0) & np.isinf(a.x)), 0.0, x)
         e = np.abs(a.x) * b.e + np.abs(b.x) * a.e + np.multiply(a.e, b.e)
     else:
         x = a.x / b.x

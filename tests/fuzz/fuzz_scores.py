@@ -89,6 +89,8 @@ def slopes(d: Draft, s: str) -> str:
 
 @stage
 def softcapped(d: Draft, s: str) -> str:
+    if {"filled", "masked", "biased", "slopes", "kept_times_score", "less_its_maximum"} & set(d.stages):
+        d.near.append("softcap after a mask")
     cap = d.number(d.choose.one(5.0, 30.0), kind(d, s))
     return pair(d, "Mul", d.like("Tanh", d.both("Div", s, cap)), cap)
 
@@ -128,13 +130,16 @@ def reshaped_and_back(d: Draft, s: str) -> str:
     both = frame[0] * frame[1] if isinstance(frame[0], int) and isinstance(frame[1], int) else f"{frame[0]}*{frame[1]}"
     flat = d.reshape(s, both, *frame[-2:], sources=sources)
     if d.choose.chance(40):
+        d.note("masked")
         flat = masked(d, flat)
     return d.reshape(flat, *frame, sources=sources)
 
 
 @stage
 def kept_times_score(d: Draft, s: str) -> str:
-    """score * keep + (1 - keep) * deep, as BERT's elders write it."""
+    """score * keep + (1 - keep) * deep, as BERT's elders write it; 0 * -inf would be NaN."""
+    if {"filled", "masked"} & set(d.stages):
+        return times(d, s)
     found = condition(d, d.shape(s), s)
     deep = d.number(d.choose.one(*(f for f in DEEP[kind(d, s)] if f > -np.inf)), kind(d, s))
     hidden = d.both("Mul", as_number(d, found, kind(d, s), hidden=True), deep)

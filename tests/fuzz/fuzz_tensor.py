@@ -93,10 +93,8 @@ class Rounding:
         if self.faithful:
             own = u * np.minimum(size, _COMMON)
         else:  # what deep masks round away is not the same everywhere; near the end of the range it decides on infinity
-            own = (
-                np.where(size > min(_DEEP, most / 2), 4.0 * u, self.unit(kind, constant)) * size
-                + self.native * u * _LEAST[kind]
-            )
+            unit = np.where(size > min(_DEEP, most / 2), 4.0 * u, self.unit(kind, constant))
+            own = unit * size + self.native * u * _LEAST[kind]
         if kind == ir.DataType.FLOAT16 and not self.faithful:  # a score decides whether the lowest number stays finite
             x = np.where((size > most) & (size < 1.25 * most), np.copysign(most, x), x)
             size = np.abs(x)
