@@ -69,6 +69,13 @@ def _absorb(attention: ir.Node, order: Mapping[ir.Node, int]) -> bool:
     columns = dims(mask)
     if columns and columns[-1] == 1:  # one column for all keys: with a past it is not told from one key
         return False
+    shown = len(attention.outputs) > 3 and attention.outputs[3].name
+    if shown and not all(
+        _wanted(half, old, attention)
+        for half, old in ((key, attention.inputs[1]), (value, attention.inputs[2]))
+        if old is not None
+    ):
+        return False  # ONNX's shape inference counts the past into the weights only beside both present outputs
     ways = {step for half in (key, value) for step in (half.whole.producer(), half.placed) if step is not None}
     if any(step not in order for step in ways):  # the graph around a body cannot read what the body makes
         return False
@@ -149,8 +156,15 @@ def _write(attention: ir.Node, key: _Cached, value: _Cached) -> None:
         old = attention.inputs[at]
         attention.replace_input_with(at, _four_axes(build, half, half.new))
         attention.replace_input_with(at + 3, _four_axes(build, half, half.past))
-        if old is not None and (half.whole.is_graph_output() or _read(half.whole, half.placed) or _read(old, None)):
+        if old is not None and _wanted(half, old, attention):
             _present(attention, at, half, old)
+
+
+def _wanted(half: _Cached, old: ir.Value, attention: ir.Node) -> bool:
+    """Says whether anything reads the whole of keys or values but the attention and what asks for its shape."""
+    ways = {attention, half.placed}
+    readers = [user for v in (half.whole, old) for user, _ in v.uses() if user not in ways and user.op_type != "Shape"]
+    return bool(readers) or half.whole.is_graph_output() or old.is_graph_output()
 
 
 def _read(value: ir.Value, way: ir.Node | None) -> bool:

@@ -25,7 +25,7 @@ from export.fuse.terms import axis_from_right
 from export.fuse.tidy import tidy
 from export.fuse.weights import follow
 from export.graph import shapes
-from export.graph.laws import apply_laws
+from export.graph.laws import apply_laws, spell_out_softmaxes
 from export.graph.opset import raise_opset
 from export.graph.source_lines import source_line
 from export.graph.values import Dim, Refusal, dim, graphs
@@ -143,6 +143,7 @@ def _fuse(model: ir.Model, options: Options, *, whole: bool) -> tuple[FuseResult
                 names = {e.node.name: softmax.name for softmax, e in draft.emitted}
                 refused |= {str(names.get(node, node)): refusal for node, refusal in failures.items()}
                 continue
+        spell_out_softmaxes(draft.model)
         shapes.clean(draft.model)
         rotated = [str(node.name) for node in draft.rotated]
         rotations = describe_rotations(draft.model, rotated, repaired, draft.unrotated, verified)

@@ -54,6 +54,7 @@ def settle(softmax: ir.Node, scores: Scores, weights: Weights) -> tuple[Scores, 
                 zeroed.append((zeros, at))
                 continue
         weights = _moved(softmax, link, weights, at)
+    _check_sums(softmax, scores, weights)
     deepened = tuple(zeros for zeros, _ in zeroed)
     if deepened and _deepens(scores, deepened):
         weights = replace(weights, guarded=True, deepened=deepened)
@@ -80,6 +81,24 @@ def _check_shifts(softmax: ir.Node, scores: Scores) -> None:
                 f"The scores of {label(softmax)} are masked, less their row's maximum and masked again: "
                 "rows without keys then start from 0.",
             )
+
+
+def _check_sums(softmax: ir.Node, scores: Scores, weights: Weights) -> None:
+    """Masks are added up before they meet the scores: in half precision their sum may leave the range, theirs not.
+
+    Such a row has no key that is seen. Where weights are normalised anew it would become NaN.
+    """
+    added = [s for s in scores.stages if s.kind in ("add", "subtract")]
+    fills = [-s.fill for s in scores.stages if s.kind == "fill" and s.fill > -inf]
+    deepest = [*(bound(s.value).finite for s in added), *fills]
+    small = any(s.value is not None and s.value.dtype == ir.DataType.FLOAT16 for s in added)
+    depth = sum(d for d in deepest if d < inf) + float(ir.DataType.FLOAT16.max) * deepest.count(inf)
+    if small and len(deepest) > 1 and _divided(weights) and depth > float(ir.DataType.FLOAT16.max):
+        raise Refusal(
+            "K309",
+            f"The weights of {label(softmax)} are normalised anew, and the masks added to its scores may leave "
+            "float16's range together: rows that both hide would become NaN.",
+        )
 
 
 def _is_deep(stage: Stage) -> bool:

@@ -61,6 +61,9 @@ def _block(d: Draft, s: Sizes, query: str | None = None) -> str:
     k, v = o.k, o.v
     if shared and not o.k_turned:
         k, v = repeated(d, s, o, k), repeated(d, s, o, v)
+    if d.choose.chance(4) and not o.k_turned and d.rank(k) == 4 and isinstance(d.shape(k)[2], int):
+        d.note("keys repeated")
+        k, v = (_longer(d, x) for x in (k, v))
     if form == "broadcast batch" and isinstance(s.batch, str) and not o.k_turned:
         return _broadcast(d, s)
     if form == "einsum" and not o.k_turned and d.shape(k)[1] == s.heads == d.shape(v)[1]:
@@ -71,6 +74,14 @@ def _block(d: Draft, s: Sizes, query: str | None = None) -> str:
     frame = (s.batch, s.heads, s.rows, d.shape(v)[2])
     scores = d.add("MatMul", q, _turned(d, k, o.k_turned), shape=frame)
     return _finished(d, scores, v, (s.batch, s.heads, s.rows, d.shape(v)[3]))
+
+
+def _longer(d: Draft, x: str) -> str:
+    """Repeats what stands at each position, written as heads are repeated."""
+    batch, heads, length, size = d.shape(x)
+    up = d.add("Unsqueeze", x, d.integers(2), shape=(batch, heads, 1, length, size))
+    many = d.add("Expand", up, d.integers(1, 1, 2, 1, 1), shape=(batch, heads, 2, length, size))
+    return d.reshape(many, batch, heads, 2 * length, size, sources={str(batch): (x, 0)})
 
 
 def _scaled(d: Draft, x: str) -> str:

@@ -2,13 +2,31 @@
 
 import numpy as np
 import onnx_ir as ir
-from fuzz_draft import BOOL, FLOAT, Draft
+from fuzz_draft import BOOL, FLOAT, INT64, Draft
 from fuzz_masks import as_number, condition, fits, where
 from fuzz_scores import pair
 
 
+def sunk(d: Draft, s: str) -> str:
+    """A softmax over the keys and a sink beside them, whose weight is dropped."""
+    frame, kind = d.shape(s), d.kinds[s]
+    d.note("sink")
+    heads = (frame[1], 1, 1) if len(frame) == 4 and not isinstance(frame[1], str) else (1,)
+    sink = d.take("f", heads, kind) if d.choose.chance(70) else d.number(0.0, kind)
+    back = d.choose.chance(70)
+    target = d.add("Concat", d.add("Shape", s, kind=INT64, end=len(frame) - 1), d.integers(1), axis=0, kind=INT64)
+    column = d.add("Expand", sink, target, kind=kind, shape=(*frame[:-1], 1))
+    wide = d.add("Concat", *((s, column) if back else (column, s)), axis=-1, shape=(*frame[:-1], "T+1"))
+    weights = d.like("Softmax", wide, axis=-1)
+    bounds = (0, -1) if back else (1, (1 << 63) - 1)
+    ends = [d.integers(x) for x in (*bounds, len(frame) - 1)]
+    return d.add("Slice", weights, *ends, shape=frame)
+
+
 def normalised(d: Draft, s: str) -> str:
     """The softmax over the keys, in one of its spellings; seldom over something else, or none."""
+    if d.opset >= 15 and d.choose.chance(8):
+        return sunk(d, s)
     what = d.choose.one(
         *("softmax",) * 8, "of a positive axis", "in float32", "in float32", "by hand", "by hand, safe",
         "exp of log", "turned",

@@ -17,7 +17,7 @@ from export.graph.laws.levels import select_levels
 from export.graph.laws.noops import drop_noops, join_reshapes, join_transposes
 from export.graph.laws.scatter import assemble
 from export.graph.laws.sink import sink_scales
-from export.graph.laws.softmax import spell_softmax
+from export.graph.laws.softmax import spell_out_softmax, spell_softmax
 from export.graph.values import graphs
 
 _CONSTANTS = (fold, settle_expand, choose_branch)
@@ -42,6 +42,14 @@ def spell_softmaxes(model: ir.Model) -> None:
     """Applies the law about softmaxes written by hand alone: they overflow where the op does not."""
     if sum(spell_softmax(graph) for graph in graphs(model)):
         shapes.infer(model)
+
+
+def spell_out_softmaxes(model: ir.Model) -> None:
+    """Takes that law back for each Softmax that is left and could overflow as it was written."""
+    for graph in graphs(model):
+        for node in list(graph):
+            if node.op_type == "Softmax" and node.domain == "":
+                spell_out_softmax(node)
 
 
 def _settle(

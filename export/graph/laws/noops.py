@@ -32,7 +32,13 @@ _NEUTRAL = {"Mul": 1.0, "Div": 1.0, "Add": 0.0, "Sub": 0.0}
 
 
 def _data(node: ir.Node) -> int:
-    """Returns which input holds the data: the other one of a sum or product may be its neutral number."""
+    """Returns which input holds the data: the other one of a sum or product may be its neutral number.
+
+    Of a Where it is the branch that a constant condition chooses everywhere.
+    """
+    if node.op_type == "Where":
+        condition = array(node.inputs[0])
+        return 2 if condition is not None and not condition.any() else 1
     turned = node.op_type in ("Mul", "Add") and array(node.inputs[0]) is not None
     return 1 if turned and uniform(node.inputs[0]) == _NEUTRAL[node.op_type] else 0
 
@@ -59,6 +65,10 @@ def _changes_nothing(node: ir.Node) -> bool:
         number = array(node.inputs[1 - _data(node)])  # a bias that is zero today is a weight nevertheless
         neutral = number is not None and number.size == 1 and float(number.reshape(-1)[0]) == _NEUTRAL[node.op_type]
         return neutral and dims(data) is not None and dims(data) == dims(result)
+    if node.op_type == "Where":
+        condition, data = array(source), node.inputs[_data(node)]
+        settled = condition is not None and condition.size > 0 and condition.all() == condition.any()
+        return settled and data is not None and dims(data) is not None and dims(data) == dims(result)
     if node.op_type in ("Reshape", "Expand"):
         before, after = dims(source), dims(result)
         return before is not None and before == after

@@ -3,7 +3,8 @@
     e = exp(x):   e / sum(e)   e * (1 / sum(e))   (e @ v) / sum(e) = softmax(x) @ v
     exp(x - logsumexp(x))      exp(log_softmax(x))
 
-A Softmax takes the row's maximum off itself, so where the spelling overflows or divides 0 by 0 it still has a number.
+A Softmax takes the row's maximum off itself, so where the spelling overflows or divides 0 by 0 it still has a number:
+one that becomes no attention is spelled out again.
 """
 
 import onnx_ir as ir
@@ -18,6 +19,24 @@ MAY_OVERFLOW = "attnproof.may_overflow"
 def spell_softmax(graph: ir.Graph) -> int:
     """Rewrites every softmax written by hand as one op; returns how many."""
     return sum(_try(node) for node in list(graph) if node.domain in ("", "ai.onnx"))
+
+
+def spell_out_softmax(softmax: ir.Node) -> bool:
+    """Writes a Softmax that could overflow as exponentials over their sum again; returns whether it was one."""
+    x, old = softmax.inputs[0], softmax.outputs[0]
+    if MAY_OVERFLOW not in softmax.metadata_props or x is None or softmax.graph is None:
+        return False
+    build = Builder(softmax, str(old.name))
+    exponentials = build("Exp", x, dtype=old.dtype, shape=old.shape)
+    total = build("ReduceSum", exponentials, build.axes(attribute(softmax, "axis", -1)), dtype=old.dtype, keepdims=1)
+    quotient = build("Div", exponentials, total, dtype=old.dtype, shape=old.shape)
+    for node in (exponentials.producer(), total.producer(), quotient.producer()):
+        if node is not None:
+            node.metadata_props.pop(MAY_OVERFLOW, None)
+            node.name = softmax.name if node.op_type == "Div" else node.name  # reports go by it
+    take_place(old, quotient)
+    softmax.graph.remove(softmax, safe=True)
+    return True
 
 
 def _try(node: ir.Node) -> bool:
