@@ -59,7 +59,8 @@ def emit(block: Block, agreed: Agreement, masked_rows: str, prover: Prover) -> E
         build, _per_key(build, block, agreed.dtype), block.weights.layout.frame, block, agreed, agreed.kv_lead
     )
     query, key = _factored(build, query, key, block, agreed)
-    mask = write_mask(build, block, agreed, key, masked_rows, prover)
+    empty = "keep" if block.weights.divided else masked_rows  # 0 / 0 otherwise
+    mask = write_mask(build, block, agreed, key, empty, prover)
     for sink in (stage for stage in block.scores.stages if stage.kind == "sink"):
         key = with_rows(build, key, sink.width, behind=sink.keep_when)
         if block.weights.dropped != (0, 0):

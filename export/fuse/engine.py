@@ -37,6 +37,10 @@ _ALREADY = {("", "Attention")} | {
 }
 
 
+_ROUNDS = 3
+"""How often all that was not fused is read again, after something was."""
+
+
 @dataclass(frozen=True)
 class Options:
     """How to fuse.
@@ -174,6 +178,26 @@ def _attempt(model: ir.Model, options: Options, refused: dict[str, Refusal], pla
             draft.unrotated |= rotations.kept
     if draft.rotated:
         shapes.infer(draft.model)  # an op's shape is known where that of its spelling was not
+    for _ in range(_ROUNDS):
+        more = _read_all(draft, options, refused, forbidden, prover)
+        if forbidden is None and (draft.emitted or draft.rotated or draft.arrived):
+            draft.cached += tidy(draft.model, refused)
+        if not (more and draft.kept):
+            break
+        shapes.clean(draft.model)  # where a block was written, the next may tell more of its operands
+        shapes.infer(draft.model)
+    draft.kept += [_kept(node, refusal) for node, refusal in unreachable(draft.model)]
+    if forbidden is None and (draft.emitted or draft.rotated or draft.arrived):
+        draft.upgraded = upgrade_all(draft.model, options.masked_rows, plain)
+    return draft
+
+
+def _read_all(
+    draft: _Draft, options: Options, refused: Mapping[str, Refusal], forbidden: Refusal | None, prover: Prover
+) -> int:
+    """Writes every Softmax that can be fused as one op, notes why the others stay, and returns how many were written."""
+    written = len(draft.emitted)
+    draft.kept.clear()
     for graph in graphs(draft.model):
         order = {node: at for at, node in enumerate(graph)}
         for node in list(order):
@@ -188,11 +212,7 @@ def _attempt(model: ir.Model, options: Options, refused: dict[str, Refusal], pla
                     draft.kept.append(_kept(node, refusal))
         if any(e.node.graph is graph and len(e.node.outputs) > 1 for _, e in draft.emitted):
             graph.sort()  # what reads the weights may stand before the product whose place the op took
-    draft.kept += [_kept(node, refusal) for node, refusal in unreachable(draft.model)]
-    if forbidden is None and (draft.emitted or draft.rotated or draft.arrived):
-        draft.cached = tidy(draft.model, refused)
-        draft.upgraded = upgrade_all(draft.model, options.masked_rows, plain)
-    return draft
+    return len(draft.emitted) - written
 
 
 def _fuse_one(softmax: ir.Node, order: Mapping[ir.Node, int], options: Options, prover: Prover) -> Emitted:

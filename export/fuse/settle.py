@@ -44,7 +44,7 @@ def settle(softmax: ir.Node, scores: Scores, weights: Weights) -> tuple[Scores, 
         if link.kind not in ("zero", "factor") or link.value is None:
             continue
         zeros = _as_zeros(link)
-        whole = not _divided(weights) and _unmoved(softmax, scores, link)
+        whole = not weights.divided and _unmoved(softmax, scores, link)
         if zeros is not None and zeros.value is not None and whole:
             if hidden.key(zeros.value, zeros.when) or hidden.every(zeros.value, zeros.when):
                 absorbed = (*weights.absorbed, *_between(zeros.value, scores))
@@ -62,12 +62,6 @@ def settle(softmax: ir.Node, scores: Scores, weights: Weights) -> tuple[Scores, 
     for _, at in zeroed:
         weights = _moved(softmax, weights.links[at], weights, at)
     return scores, weights
-
-
-def _divided(weights: Weights) -> bool:
-    """Says whether rows were divided by what may be 0: zeros after that do not pass it, for 0 / 0 is NaN."""
-    divisions = (link for link in weights.behind if link.kind == "factor" and not link.when)
-    return any(not uniform(link.value) for link in divisions)
 
 
 def _check_shifts(softmax: ir.Node, scores: Scores) -> None:
@@ -93,7 +87,7 @@ def _check_sums(softmax: ir.Node, scores: Scores, weights: Weights) -> None:
     deepest = [*(bound(s.value).finite for s in added), *fills]
     small = any(s.value is not None and s.value.dtype == ir.DataType.FLOAT16 for s in added)
     depth = sum(d for d in deepest if d < inf) + float(ir.DataType.FLOAT16.max) * deepest.count(inf)
-    if small and len(deepest) > 1 and _divided(weights) and depth > float(ir.DataType.FLOAT16.max):
+    if small and len(deepest) > 1 and weights.divided and depth > float(ir.DataType.FLOAT16.max):
         raise Refusal(
             "K309",
             f"The weights of {label(softmax)} are normalised anew, and the masks added to its scores may leave "
@@ -171,7 +165,7 @@ def _moved(softmax: ir.Node, link: Link, weights: Weights, at: int) -> Weights:
     over_keys = len(length) == 1 or (len(length) > 1 and length[-2] == 1)
     lead, have = length[:-2], (dims(room) or ())[:-2]
     within = len(lead) <= len(have) and all(a in (1, b) for a, b in zip(reversed(lead), reversed(have), strict=False))
-    settled = link.kind == "factor" or not _divided(weights)
+    settled = link.kind == "factor" or not weights.divided
     whole = not any(step.kind == "cut" for step in weights.links)
     if fits and over_keys and within and whole and settled and (link.kind == "zero" or link.when):
         return replace(weights, columns=(*weights.columns, link))

@@ -83,6 +83,12 @@ class Weights:
         between = [n for link in self.links for n in (*link.beside, link.node)]
         return (*between, self.product)
 
+    @property
+    def divided(self) -> bool:
+        """Whether rows were divided by what may be 0: a row of zeros is NaN then."""
+        divisions = (link for link in self.behind if link.kind == "factor" and not link.when)
+        return any(not uniform(link.value) for link in divisions)
+
 
 @dataclass(frozen=True)
 class _Way:

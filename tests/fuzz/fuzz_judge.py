@@ -210,7 +210,7 @@ def _reads_nan(proto: onnx.ModelProto, known: Mapping[str, Tensor]) -> bool:
 
 def _overflows(proto: onnx.ModelProto, known: Mapping[str, Tensor]) -> bool:
     """Says whether a softmax written by hand leaves the range of its type, where one operator does not."""
-    powers = [node for node in proto.graph.node if node.op_type in ("Exp", "ReduceSum")]
+    powers = [node for node in proto.graph.node if node.op_type in ("Exp", "ReduceSum", "Reciprocal")]
     return any(np.isposinf(known[n.output[0]].x).any() for n in powers)
 
 

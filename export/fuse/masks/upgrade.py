@@ -99,7 +99,8 @@ class _Work:
     ) -> Upgrade:
         exact = proof.fills <= {-np.inf}
         bounded = proof.bias is not None and all(map(_small, proof.bias))
-        zeroed = not exact and not (proof.sees and not causal) and self.masked_rows == "zero" and bounded
+        asked = self.masked_rows == "zero" and not _weighed(node)
+        zeroed = not exact and not (proof.sees and not causal) and asked and bounded
         if not exact and not zeroed and not (proof.sees and not causal and bounded):
             return self._narrowed(node, mask, frame, proof, kind)
         if proof.bias is None:
@@ -202,6 +203,11 @@ def _shrinks(mask: ir.Value, axes: frozenset[str]) -> bool:
     """Says whether a mask has an axis that it does not need."""
     length = rank(mask) or 0
     return any(dim(mask, at - 4) != 1 and name not in axes for at, name in enumerate("bhi") if at >= 4 - length)
+
+
+def _weighed(node: ir.Node) -> bool:
+    """Says whether the graph goes on with the weights: it may divide by their sum."""
+    return len(node.outputs) > 3 and bool(node.outputs[3].uses())
 
 
 def _set_mask(node: ir.Node, mask: ir.Value | None) -> None:
