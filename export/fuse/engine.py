@@ -178,13 +178,13 @@ def _attempt(model: ir.Model, options: Options, refused: dict[str, Refusal], pla
             draft.unrotated |= rotations.kept
     if draft.rotated:
         shapes.infer(draft.model)  # an op's shape is known where that of its spelling was not
-    for _ in range(_ROUNDS):
-        more = _read_all(draft, options, refused, forbidden, prover)
+    for at in range(_ROUNDS):
+        more = _read_all(draft, options, refused, forbidden, prover) or (at == 0 and draft.rotated)
         if forbidden is None and (draft.emitted or draft.rotated or draft.arrived):
             draft.cached += tidy(draft.model, refused)
         if not (more and draft.kept):
             break
-        shapes.clean(draft.model)  # where a block was written, the next may tell more of its operands
+        shapes.clean(draft.model)  # an op tells more of what it gives than the nodes it stands for
         shapes.infer(draft.model)
     draft.kept += [_kept(node, refusal) for node, refusal in unreachable(draft.model)]
     if forbidden is None and (draft.emitted or draft.rotated or draft.arrived):
@@ -193,9 +193,9 @@ def _attempt(model: ir.Model, options: Options, refused: dict[str, Refusal], pla
 
 
 def _read_all(
-    draft: _Draft, options: Options, refused: Mapping[str, Refusal], forbidden: Refusal | None, prover: Prover
+    draft: _Draft, options: Options, refused: dict[str, Refusal], forbidden: Refusal | None, prover: Prover
 ) -> int:
-    """Writes every Softmax that can be fused as one op, notes why the others stay, and returns how many were written."""
+    """Writes every Softmax that can be fused as one op, notes why the others stay; returns how many were written."""
     written = len(draft.emitted)
     draft.kept.clear()
     for graph in graphs(draft.model):
@@ -205,7 +205,7 @@ def _read_all(
                 try:
                     if forbidden is not None:
                         raise forbidden
-                    if node.name in refused:
+                    if node.name and node.name in refused:
                         raise refused[node.name]
                     draft.emitted.append((node, _fuse_one(node, order, options, prover)))
                 except Refusal as refusal:
