@@ -49,7 +49,7 @@ def emit(block: Block, agreed: Agreement, masked_rows: str, prover: Prover) -> E
         prover: Proves the masks of the model.
     """
     product = block.weights.product
-    build = Builder(product, f"{block.softmax.name or product.name or product.outputs[0].name}/attention")
+    build = Builder(product, f"{_name(block)}/attention")
     q_bare, q_factor = bare(block.scores.query.value)
     k_bare, k_factor = bare(block.scores.key_t.value)
     met = block.weights.layout.frames[0]
@@ -91,7 +91,7 @@ def emit(block: Block, agreed: Agreement, masked_rows: str, prover: Prover) -> E
         attributes,
         dtypes=(agreed.dtype,) if shown is None else (agreed.dtype, None, None, agreed.dtype),
         shapes=(None,) if shown is None else (None, None, None, _whole(shown, agreed)),
-        name=_free_name(block),
+        name=f"{_name(block)}/Attention",
     )
     output, old = node.outputs[0], product.outputs[0]
     if old.dtype is not None and old.dtype != agreed.dtype:
@@ -179,9 +179,10 @@ def _inside(build: Builder, shown: Shown, inside: ir.Value, block: Block, agreed
     return _leave(build, inside, shown.value, block, agreed)
 
 
-def _free_name(block: Block) -> str:
-    name = block.softmax.name or block.softmax.outputs[0].name or "softmax"
-    return f"{name}/Attention"
+def _name(block: Block) -> str:
+    """Returns the name of the block's Softmax, or, where several blocks share it, of this one's product."""
+    node = block.weights.product if block.weights.others else block.softmax
+    return (not block.weights.others and node.name) or node.outputs[0].name or "softmax"
 
 
 def _place(

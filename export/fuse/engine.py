@@ -1,6 +1,6 @@
 """The order of fusing: inline, raise the opset, apply laws, read every Softmax, emit, tidy, verify, report."""
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Literal
@@ -207,7 +207,8 @@ def _read_all(
                         raise forbidden
                     if node.name and node.name in refused:
                         raise refused[node.name]
-                    draft.emitted.append((node, _fuse_one(node, order, options, prover)))
+                    for made in _fuse_one(node, order, options, prover):
+                        draft.emitted.append((node, made))
                 except Refusal as refusal:
                     draft.kept.append(_kept(node, refusal))
         if any(e.node.graph is graph and len(e.node.outputs) > 1 for _, e in draft.emitted):
@@ -215,13 +216,15 @@ def _read_all(
     return len(draft.emitted) - written
 
 
-def _fuse_one(softmax: ir.Node, order: Mapping[ir.Node, int], options: Options, prover: Prover) -> Emitted:
+def _fuse_one(softmax: ir.Node, order: Mapping[ir.Node, int], options: Options, prover: Prover) -> Iterator[Emitted]:
     scores_value = softmax.inputs[0] if softmax.inputs else None
     if scores_value is None:
         raise Refusal("K199", f"Softmax '{softmax.name}' has no input.")
     scores = read_scores(scores_value, Walk(axis_from_right(softmax, -1)))
-    block = Block(softmax, *settle(softmax, scores, follow(softmax, scores.layout)), order)
-    return emit(block, agree(block), options.masked_rows, prover)
+    ways = follow(softmax, scores.layout)
+    blocks = [Block(softmax, *settle(softmax, scores, weights), order) for weights in ways]
+    for block, agreed in [(block, agree(block)) for block in blocks]:  # all of them, before the first is written
+        yield emit(block, agreed, options.masked_rows, prover)
 
 
 def _kept(softmax: ir.Node, refusal: Refusal) -> Attention:

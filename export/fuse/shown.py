@@ -37,7 +37,7 @@ def shown(softmax: ir.Node, scores: Scores, weights: Weights, order: Mapping[ir.
     Raises:
         Refusal: More is read elsewhere than one output can show.
     """
-    inside = {*scores.nodes, softmax, *weights.nodes, *weights.absorbed}
+    inside = {*scores.nodes, softmax, *weights.nodes, *weights.absorbed, *(n for o in weights.others for n in o.nodes)}
     entering = _entering(scores, weights)
     for node in scores.nodes:
         if node.outputs[0] in entering:
@@ -45,8 +45,12 @@ def shown(softmax: ir.Node, scores: Scores, weights: Weights, order: Mapping[ir.
                 "K210", f"The scores are used elsewhere: '{node.outputs[0].name}' of {label(node)} is read twice."
             )
     _check_tests(weights, inside)
-    for candidate in (None, *_of_weights(softmax, scores, weights), *_of_scores(scores, weights)):
-        dies = _Dies(inside, weights.product, None if candidate is None else candidate.value)
+    if weights.others:
+        _check_others(softmax, weights, order)
+    products = (weights.product, *(o.product for o in weights.others))
+    inner = () if weights.others else (*_of_weights(softmax, scores, weights), *_of_scores(scores, weights))
+    for candidate in (None, *inner):
+        dies = _Dies(inside, products, None if candidate is None else candidate.value)
         if not (dies.node(softmax) and dies.node(scores.nodes[0])):
             continue
         if candidate is not None:
@@ -63,11 +67,11 @@ def shown(softmax: ir.Node, scores: Scores, weights: Weights, order: Mapping[ir.
 
 
 class _Dies:
-    """Which nodes of a block nobody needs any more once the op stands in place of the product with V."""
+    """Which nodes of a block nobody needs any more once ops stand in place of the products with V."""
 
-    def __init__(self, inside: set[ir.Node], product: ir.Node, replaced: ir.Value | None) -> None:
+    def __init__(self, inside: set[ir.Node], products: tuple[ir.Node, ...], replaced: ir.Value | None) -> None:
         self._inside, self._replaced = inside, replaced
-        self._known = {product: True}
+        self._known = dict.fromkeys(products, True)
 
     def node(self, node: ir.Node) -> bool:
         if node not in self._known:
@@ -127,6 +131,19 @@ def _check_tests(weights: Weights, inside: set[ir.Node]) -> None:
                     raise Refusal(
                         "K305", f"{label(node)} tests the weights for rows without keys and is read elsewhere."
                     )
+
+
+def _check_others(softmax: ir.Node, weights: Weights, order: Mapping[ir.Node, int]) -> None:
+    """Products that share the weights become ops of their own: nothing may lead from one to another."""
+    ways = (weights, *weights.others)
+    entering = [value for way in ways for value in (way.value.value, *(link.value for link in way.links)) if value]
+    back = _comes_back({softmax, *(node for way in ways for node in way.nodes)}, entering, softmax, order)
+    if back is not None:
+        raise Refusal(
+            "K301",
+            f"The weights of {label(softmax)} are used by {', '.join(label(way.product) for way in ways)}, "
+            f"and what enters one of them depends on {label(back)}.",
+        )
 
 
 def _entering(scores: Scores, weights: Weights) -> list[ir.Value]:

@@ -63,6 +63,7 @@ class Weights:
         columns: Steps done to the weights of whole keys, which are done to the rows of V instead.
         absorbed: Nodes of conditions that the op's own meaning makes needless.
         deepened: Steps whose zeros need a deeper mask than the graph's: weights before them are not the op's.
+        others: The ways of the same weights to products with other V, each of which becomes an op of its own.
     """
 
     product: ir.Node
@@ -76,6 +77,7 @@ class Weights:
     columns: tuple[Link, ...] = ()
     absorbed: tuple[ir.Node, ...] = ()
     deepened: tuple[Link, ...] = ()
+    others: tuple["Weights", ...] = ()
 
     @property
     def nodes(self) -> tuple[ir.Node, ...]:
@@ -104,24 +106,24 @@ class _Way:
         return replace(self, links=(*self.links, link), ranges=ranges, layout=layout or self.layout)
 
 
-def follow(softmax: ir.Node, layout: Layout) -> Weights:
-    """Returns how the weights of `softmax` reach V.
+def follow(softmax: ir.Node, layout: Layout) -> tuple[Weights, ...]:
+    """Returns how the weights of `softmax` reach V; exporters let two attentions with the same Q and K share them.
 
     Args:
         softmax: The Softmax.
         layout: The layout of its scores.
 
     Raises:
-        Refusal: They do not reach one product with V unchanged; the sentence names the node.
+        Refusal: They do not reach a product with V unchanged; the sentence names the node.
     """
     start = softmax.outputs[0]
     found, refusals = _search(softmax, start, _Way(layout, ranges=((start, Range(empty="nan")),)), _DEPTH)
-    if len(found) > 1:
+    if len({w.product for w in found}) < len(found):
         products = ", ".join(label(w.product) for w in found)
-        raise Refusal("K301", f"The weights of {label(softmax)} are used by {products}: one attention has one V.")
+        raise Refusal("K301", f"The weights of {label(softmax)} reach a product with V on two ways: {products}.")
     if not found:
         raise max(refusals, key=lambda r: (r[1].code != "K304", r[0]))[1]
-    return found[0]
+    return tuple(replace(w, others=tuple(o for o in found if o is not w)) for w in found)
 
 
 def _search(
