@@ -10,10 +10,12 @@ from engines.errors import BackendMissingError, ToolkitError, UsageError
 from engines.gpus import gpus
 from engines.profiles import Profile
 from export.fuse.rows import Attention
+from export.precision import achieved
 from export.spec import Spec
 
 if TYPE_CHECKING:
     from export.parity import ParityReport
+    from export.report.record import Engine
 
 
 def stages(folder: Path, spec: Spec, damaged: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -47,8 +49,8 @@ def masked_rows(attentions: Iterable[Attention], spec: Spec) -> str:
     return "zero" if changed else spec.masked_rows
 
 
-def failures(parity: "ParityReport", unmet: str | None) -> tuple[str, ...]:
-    """Returns why the verdict is FAILED, one sentence for each stage that failed; nothing when it passed."""
+def failures(parity: "ParityReport", unmet: str | None, engines: "Iterable[Engine]" = ()) -> tuple[str, ...]:
+    """Returns why the verdict is FAILED: a sentence for each stage out of budget, each engine of another precision."""
     found = []
     for stage in dict.fromkeys(row.stage for row in parity.failures):
         rows = [row for row in parity.failures if row.stage == stage]
@@ -56,7 +58,7 @@ def failures(parity: "ParityReport", unmet: str | None) -> tuple[str, ...]:
         found.append(f"{stage}, case {rows[0].case}: {rows[0].reason or 'outside its budget'}{more}")
     if not found and not parity.passed:
         found.append("No stage could be compared with the truth, so nothing was shown.")
-    return (*found, *([unmet] if unmet else []))
+    return (*found, *([unmet] if unmet else []), *achieved.failures(engines, parity.dtype))
 
 
 def not_run(parity: "ParityReport", spec: Spec) -> tuple[str, ...]:

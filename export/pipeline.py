@@ -63,6 +63,7 @@ def _build(todo: Plan, loaded: subject.Subject, parts: digest.Parts, folder: Pat
     from export import judge, model_file
     from export.fuse import Options, fuse
     from export.lower import lower
+    from export.precision import TYPES, achieved
 
     spec, target = todo.spec, str(todo.spec.target)
 
@@ -77,7 +78,7 @@ def _build(todo: Plan, loaded: subject.Subject, parts: digest.Parts, folder: Pat
     count = fused.summary
     _log.info("fuse      %d of %d attentions are one op", count.fused + count.already, count.found)
 
-    lowered = lower(fused.model, target, spec.attention)
+    lowered = lower(fused.model, target, spec.attention, TYPES[str(spec.dtype)])
     lowered_path = folder / f"lowered.{target}.onnx"
     model_file.save(lowered.model, lowered_path)
     _log.info("lower     for %s: %d changes", target, len(lowered.steps))
@@ -90,6 +91,7 @@ def _build(todo: Plan, loaded: subject.Subject, parts: digest.Parts, folder: Pat
     parity = loaded.judge(exported, stages, profile.dims, judge.masked_rows(fused.attentions, spec))
     _log.info("parity    %s", parity.summary())
 
+    engines = tuple(folders.engine(o, lowered, str(spec.dtype)) for o in obtained)
     report = Report(
         spec=spec.as_dict(),
         folder=spec.folder,
@@ -101,10 +103,10 @@ def _build(todo: Plan, loaded: subject.Subject, parts: digest.Parts, folder: Pat
         profile=profile.dims,
         attentions=fused.attentions,
         steps=tuple(record.Step(s.attention, s.action, s.why) for s in lowered.steps),
-        engines=tuple(folders.engine(o, lowered.steps) for o in obtained),
+        engines=engines,
         parity=parity,
-        failures=judge.failures(parity, fusing.unmet(fused.attentions, spec.require)),
-        notes=(*exported.warnings, *judge.notes(profile)),
+        failures=judge.failures(parity, fusing.unmet(fused.attentions, spec.require), engines),
+        notes=(*exported.warnings, *judge.notes(profile), *achieved.notes(engines, str(spec.dtype))),
         not_run=judge.not_run(parity, spec),
     )
     folders.write(folder, report, parts, built, exported)

@@ -60,7 +60,7 @@ def recheck(folder: Path) -> Report:
         folder=folder,
         truth=judging.subject.truth,
         parity=parity,
-        failures=(*changed, *judge.failures(parity, fusing.unmet(before.attentions, spec.require))),
+        failures=(*changed, *judge.failures(parity, fusing.unmet(before.attentions, spec.require), before.engines)),
         notes=(judging.note,) if judging.note else (),
         not_run=judge.not_run(parity, spec),
     )

@@ -14,6 +14,7 @@ from export.lower.call import Call, read, take_place, write
 from export.lower.decompose import lower_precision, lower_whole, write_decomposed
 from export.lower.extremes import lower_extremes
 from export.lower.heads import merge
+from export.lower.islands import cast_back
 from export.lower.layout import lower_layout, place_output, sweep
 from export.lower.marks import lower_mark, unmark
 from export.lower.masks import lower_mask, refuse_ambiguous
@@ -66,7 +67,7 @@ class Lowered:
     steps: tuple[Step, ...]
 
 
-def lower(model: ir.Model, target: str, attention: str = "native") -> Lowered:
+def lower(model: ir.Model, target: str, attention: str = "native", precision: ir.DataType | None = None) -> Lowered:
     """Returns `model` rewritten so that `target` computes what ONNX says.
 
     Args:
@@ -75,6 +76,8 @@ def lower(model: ir.Model, target: str, attention: str = "native") -> Lowered:
         target: A name in `TARGETS`.
         attention: "native", where the plugin operator stands in only for what the target does not compute itself, or
             "plugin", where it takes every attention it can.
+        precision: What the graph was asked to compute in: an attention left in float32 is cast back to it where the
+            target's fused kernels need that. None leaves each in its own type.
 
     Raises:
         UsageError: There is no such target, or it takes no plugins and "plugin" was asked for.
@@ -96,6 +99,10 @@ def lower(model: ir.Model, target: str, attention: str = "native") -> Lowered:
     if any(v is not None and (v.shape is None or v.dtype is None) for n in found for v in n.inputs):
         infer(lowered)
     names, older = _names(lowered), {id(n) for g in graphs(lowered) for n in g}
+    found, narrowed = cast_back(
+        found, row, precision, lambda n: _free(f"{n.name or n.outputs[0].name}/{row.name}", names)
+    )
+    steps += narrowed
     for node in found:
         build = Builder(node, _free(f"{node.name or node.outputs[0].name}/{row.name}", names))
         if node.op_type == "RotaryEmbedding":

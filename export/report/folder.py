@@ -5,8 +5,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engines import engine_json
+from engines import achieved, engine_json
 from export import digest
+from export.precision import achieved as precision
 from export.report import files
 from export.report.record import Engine, Kernel, Report
 from export.report.stdout import finite
@@ -15,30 +16,36 @@ from export.subject import Exported
 if TYPE_CHECKING:
     from engines.build import BuiltEngine
     from engines.cached import Obtained
-    from export.lower import Step
+    from export.lower import Lowered
 
 LAYERS, REPORT, SPEC = "layers.json", "report.json", "spec.toml"
 SEAL = engine_json.SEAL
 """The key of engine.json that signs the rest of it; "files" in it signs every other file."""
 
 
-def engine(obtained: "Obtained", steps: "Iterable[Step]" = ()) -> Engine:
+def engine(obtained: "Obtained", lowered: "Lowered", dtype: str) -> Engine:
     """Returns the report's row for an engine that was built.
 
     Args:
         obtained: The engine, and whether it was built or comes from the cache.
-        steps: What lowering did. Where it wrote an attention out, its reason is why no fused kernel computes it, and
-            what the builder's log lets one guess is not.
+        lowered: The graph it was built from, and what lowering did to it.
+            Where it wrote an attention out, its reason is why no fused kernel computes it, and what the builder's log
+            lets one guess is not.
+        dtype: The precision asked for.
     """
     built = obtained.engine
-    written = {step.attention: step.why for step in steps if step.action == "decompose"}
+    written = {step.attention: step.why for step in lowered.steps if step.action == "decompose"}
+    seen = {name: achieved.of_kernels(built.layers, choice.kernels) for name, choice in built.attentions.items()}
+    causes = precision.causes(lowered.model, dtype, [name for name, own in seen.items() if own not in (None, dtype)])
     kernels = {}
     for name, choice in built.attentions.items():
         cause = written.get(name) if choice.fused is False else None
-        kernels[name] = Kernel(
-            choice.fused, choice.kernels, f"{choice.why.partition(': ')[0]}: {cause}" if cause else choice.why
-        )
-    return Engine(built.sm, built.path.name, built.seconds, built.size, built.scratch, kernels, obtained.hit)
+        why = f"{choice.why.partition(': ')[0]}: {cause}" if cause else choice.why
+        kernels[name] = Kernel(choice.fused, choice.kernels, why, seen[name], causes.get(name, ""))
+    of_attentions = {layer for choice in built.attentions.values() for layer in choice.kernels}
+    whole = achieved.of_engine(built.layers, of_attentions, precision.angle_nodes(lowered.model))
+    row = (built.sm, built.path.name, built.seconds, built.size, built.scratch)
+    return Engine(*row, kernels, obtained.hit, whole)
 
 
 def write_engines(folder: Path, built: "Iterable[BuiltEngine]", target: str) -> None:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engines.achieved import Achieved
 from export.fuse.rows import Attention, Verification, summarise
 
 if TYPE_CHECKING:
@@ -21,11 +22,15 @@ class Kernel:
         fused: True for one fused multi-head-attention kernel, False for separate kernels, None where the log is silent.
         kernels: Names of the engine's layers that compute it.
         why: One sentence.
+        achieved: The precision its matrix products run in, "fp16", "bf16" or "fp32"; None where the log is silent.
+        cause: Where that is not what was asked for: what in the graph makes it so.
     """
 
     fused: bool | None
     kernels: tuple[str, ...]
     why: str
+    achieved: str | None = None
+    cause: str = ""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class Engine:
         scratch: Bytes of device scratch memory at the largest shapes; None where the log is silent.
         attentions: {name of the attention's node: what it became}.
         cached: Whether it came from the engine cache; `seconds` is then what it once took.
+        achieved: The precision its matrix products and its layers run in.
     """
 
     sm: int
@@ -49,6 +55,7 @@ class Engine:
     scratch: int | None
     attentions: Mapping[str, Kernel]
     cached: bool = False
+    achieved: Achieved = field(default_factory=Achieved)
 
 
 @dataclass(frozen=True)
@@ -110,6 +117,11 @@ class Report:
         engine = next((e for e in self.engines if e.sm == sm), None)
         return engine.attentions.get(attention.name) if engine else None
 
+    def achieved(self, attention: Attention) -> dict[str, str | None]:
+        """Returns {"sm89": the precision an attention runs in} for each engine, as its layers tell."""
+        kernels = {f"sm{engine.sm}": self.kernel(attention, engine.sm) for engine in self.engines}
+        return {sm: kernel.achieved if kernel else None for sm, kernel in kernels.items()}
+
     def as_json(self) -> dict[str, Any]:
         """Returns report.json's content (schema 1)."""
         return {
@@ -123,7 +135,7 @@ class Report:
             "exporter": self.exporter,
             "builder": self.builder,
             "profile": {dim: list(sizes) for dim, sizes in self.profile.items()},
-            "attentions": [asdict(row) for row in self.attentions],
+            "attentions": [{**asdict(row), "achieved": self.achieved(row)} for row in self.attentions],
             "summary": asdict(summarise(self.attentions)),
             "lowering": [asdict(step) for step in self.steps],
             "engines": [asdict(engine) for engine in self.engines],
@@ -164,9 +176,11 @@ class Report:
 
 def _attention(row: Mapping[str, Any]) -> Attention:
     verify = row["verify"]
-    return Attention(**{**row, "verify": Verification(**verify) if verify else None})
+    own = {key: value for key, value in row.items() if key != "achieved"}
+    return Attention(**{**own, "verify": Verification(**verify) if verify else None})
 
 
 def _engine(row: Mapping[str, Any]) -> Engine:
-    kernels = {name: Kernel(k["fused"], tuple(k["kernels"]), k["why"]) for name, k in row["attentions"].items()}
-    return Engine(**{**row, "attentions": kernels})
+    kernels = {name: Kernel(**{**k, "kernels": tuple(k["kernels"])}) for name, k in row["attentions"].items()}
+    others = tuple((name, precision) for name, precision in row["achieved"]["others"])
+    return Engine(**{**row, "attentions": kernels, "achieved": Achieved(**{**row["achieved"], "others": others})})

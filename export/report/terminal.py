@@ -79,10 +79,11 @@ def _engines(report: Report) -> str:
             f"{e.seconds:.1f} s{', cached' if e.cached else ''}",
             byte_size(e.size),
             "-" if e.scratch is None else byte_size(e.scratch),
+            e.achieved.precision,
         )
         for e in report.engines
     ]
-    lines = [table.render(("engine", "built in", "size", "scratch memory"), rows)] if rows else []
+    lines = [table.render(("engine", "built in", "size", "scratch memory", "computes in"), rows)] if rows else []
     for engine in report.engines:
         for name, kernel in engine.attentions.items():
             if not kernel.fused:

@@ -4,7 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import onnx_ir as ir
+
+from engines.achieved import Achieved
 from export.fuse.rows import Attention, Verification
+from export.lower import Lowered
 from export.parity import ParityReport, ParityRow
 from export.report import folder, record, table, terminal
 
@@ -36,9 +40,10 @@ REPORT = record.Report(
         record.Engine(
             89, "model.89.engine", 1.25, 2048, None,
             {
-                "attn": record.Kernel(True, ("mha",), "One kernel."),
-                "softmax_1": record.Kernel(False, ("a", "b"), "Two GEMMs."),
+                "attn": record.Kernel(True, ("mha",), "One kernel.", "fp16"),
+                "softmax_1": record.Kernel(False, ("a", "b"), "Two GEMMs.", "fp32", "A Cast."),
             },
+            achieved=Achieved("fp32", {"fp16": 1, "fp32": 2}, {"fp16": 4, "fp32": 5}, (("out", "fp16"),)),
         ),
     ),
     parity=ParityReport(ROWS),
@@ -94,10 +99,12 @@ def test_the_cause_of_a_written_out_attention_is_lowerings_own() -> None:
         "a/b": SimpleNamespace(fused=False, kernels=("h",), why=said),
         "c": SimpleNamespace(fused=True, kernels=("m",), why="One."),
     }
-    built = SimpleNamespace(sm=89, path=Path("m.engine"), seconds=1.0, size=1, scratch=None, attentions=kernels)
+    engine = SimpleNamespace(sm=89, path=Path("m.engine"), seconds=1.0, size=1, scratch=None, attentions=kernels)
+    engine.layers = ()
     steps = [record.Step("a", "decompose", "Its scores are an output."), record.Step("c", "decompose", "No.")]
     steps.append(record.Step("a/b", "expand mask", "It must be."))
-    row = folder.engine(SimpleNamespace(engine=built, hit=False), steps)
+    lowered = Lowered(ir.Model(ir.Graph((), (), nodes=()), ir_version=10), tuple(steps))
+    row = folder.engine(SimpleNamespace(engine=engine, hit=False), lowered, "fp16")
     why = {name: kernel.why for name, kernel in row.attentions.items()}
     assert why == {
         "a": "It became 2 GEMMs and a softmax kernel: Its scores are an output.", "a/b": said, "c": "One.",
@@ -114,6 +121,7 @@ def test_the_record_survives_json() -> None:
 
     data = json.loads(json.dumps(REPORT.as_json()))
     assert record.Report.from_json(data, REPORT.folder) == REPORT
+    assert [row["achieved"] for row in data["attentions"]] == [{"sm89": "fp16"}, {"sm89": "fp32"}]
 
 
 def test_tables_align_and_numbers_stand_right() -> None:
