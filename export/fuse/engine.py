@@ -22,7 +22,7 @@ from export.fuse.rotary_embedding.repair import repair_rotations
 from export.fuse.rows import Attention, Rotation, Summary, Verification, summarise
 from export.fuse.settle import settle
 from export.fuse.terms import axis_from_right
-from export.fuse.tidy import tidy
+from export.fuse.tidy import absorb_all, tidy
 from export.fuse.weights import follow
 from export.graph import shapes
 from export.graph.laws import apply_laws, spell_out_softmaxes
@@ -189,6 +189,8 @@ def _attempt(model: ir.Model, options: Options, refused: dict[str, Refusal], pla
     draft.kept += [_kept(node, refusal) for node, refusal in unreachable(draft.model)]
     if forbidden is None and (draft.emitted or draft.rotated or draft.arrived):
         draft.upgraded = upgrade_all(draft.model, options.masked_rows, plain)
+        if any(upgrade.changes for upgrade in draft.upgraded.values()):  # a mask that is gone measured its cache
+            draft.cached += absorb_all(draft.model, refused)
     return draft
 
 

@@ -33,6 +33,11 @@ def tidy(model: ir.Model, refused: Container[str | None] = ()) -> list[ir.Node]:
                 share_heads(node)
         _settle(graph)
     common.RemoveUnusedNodesPass()(model)
+    return absorb_all(model, refused)
+
+
+def absorb_all(model: ir.Model, refused: Container[str | None] = ()) -> list[ir.Node]:
+    """Makes caches in front of attentions their past and present; returns the Attention nodes that got one."""
     absorbed = [node for graph in graphs(model) for node in absorb_caches(graph, refused)]
     if absorbed:
         common.RemoveUnusedNodesPass()(model)
