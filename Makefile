@@ -52,6 +52,7 @@ lint: setup
 tables: setup
 	$(BIN)/python tests/readme.py
 	$(BIN)/python tests/forms_table.py --jobs $(WORKERS)
+	$(BIN)/python tests/lower/targets_table.py
 	$(BIN)/python benchmarks/fusion.py --render
 
 clean:

@@ -44,6 +44,7 @@ class Call:
         decomposed: Whether it is written as MatMul, Softmax, MatMul instead of one node.
         plugin: Whether it is written as one node of the plugin operator.
         swapped: Whether batch and head axes have changed places.
+        inner: Whether it is inside the body of an If, Loop or Scan.
         marked: Whether the node carries TRT_decomposable=1.
     """
 
@@ -72,6 +73,7 @@ class Call:
     decomposed: bool = False
     plugin: bool = False
     swapped: bool = False
+    inner: bool = False
     marked: bool = False
 
     @property
@@ -109,6 +111,17 @@ class Call:
     def queries(self) -> Dim | None:
         """Number of queries, by number or name."""
         return dim(self.query, 1 if self.heads else 2)
+
+    @property
+    def new_keys(self) -> Dim | None:
+        """Number of keys that came with the queries, without those of a past, by number or name."""
+        key = self.node.inputs[1]
+        return dim(key, 1 if key is not None and key.shape is not None and len(key.shape) == 3 else 2)
+
+    @property
+    def in_step(self) -> bool:
+        """Whether there surely is one new key for each query, as in decoding."""
+        return self.queries is not None and self.queries == self.new_keys
 
     @property
     def masked(self) -> bool:

@@ -19,6 +19,8 @@ from export.lower.heads import split
 from export.lower.step import Step
 from export.lower.targets import Target
 
+_INNER = "an attention inside a branch or loop"
+
 
 def lower_precision(call: Call, row: Target, build: Builder) -> tuple[Call, tuple[Step, ...]]:
     """Drops softmax_precision where the kernel computes at least that precision anyway."""
@@ -38,15 +40,20 @@ def lower_whole(call: Call, row: Target, build: Builder) -> tuple[Call, tuple[St
         reasons.append("softcap")
     if call.score_mode is not None and call.score_mode not in row.scores:
         reasons.append(f"the scores as an output (mode {call.score_mode})")
+    elif call.score_mode in (2, 3) and (call.masked or call.lengths is not None) and not row.hides(call.dtype):
+        reasons.append(f"the scores of rows without keys in {call.dtype.name}")
     if call.precision is not None and "softmax_precision" not in row.extras:
         reasons.append(f"softmax_precision {call.precision.name}")
     size, value_size = call.head_size, call.value_head_size
     if "value size" not in row.extras and size is not None and value_size not in (None, size):
         reasons.append(f"V's head size {value_size} beside {size}")
+    if call.inner and "subgraphs" not in row.extras:
+        reasons.append(_INNER)
     if not reasons:
         return call, ()
     call = outside(split(replace(call, decomposed=True), build), build)
-    why = f"{row.title} does not compute {' and '.join(reasons)} on Attention; written out, it runs unfused."
+    how = "as the builder fuses it" if reasons == [_INNER] else "unfused"
+    why = f"{row.title} does not compute {' and '.join(reasons)} on Attention; written out, it runs {how}."
     return call, (call.said("decompose", why),)
 
 

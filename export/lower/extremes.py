@@ -28,9 +28,9 @@ def lower_extremes(call: Call, row: Target, build: Builder) -> tuple[Call, tuple
     """Rewrites -inf and the lowest number in the masks as the row needs it."""
     if call.keep is None and call.bias is None:
         return call, ()
-    call, typed = _typed(call, row, build)
-    steps = list(typed)
-    finite = call.decomposed or "-inf" not in row.mask_values
+    call, cast = typed(call, row, build)
+    steps = list(cast)
+    finite = call.decomposed or not row.hides(call.dtype)
     if not finite and "lowest" not in row.mask_values and _floating(call.bias) and not _shallow(call):
         call = replace(call, bias=_raised(call.bias, build))
         why = f"{row.title} takes the lowest number for -inf and would give 0, not the mean of V, on a row full of it."
@@ -58,12 +58,12 @@ def _always_some(keep: ir.Value) -> bool:
     return constant is not None and bool(constant.any(-1).all())
 
 
-def _typed(call: Call, row: Target, build: Builder) -> tuple[Call, tuple[Step, ...]]:
+def typed(call: Call, row: Target, build: Builder) -> tuple[Call, tuple[Step, ...]]:
     """Casts the additive mask to Q's type; what that type cannot hold becomes its floor, and -inf stays."""
     bias, dtype = call.bias, call.dtype
     if bias is None or bias.dtype in (None, dtype):
         return call, ()
-    needed = call.keep is not None or call.decomposed or "-inf" not in row.mask_values
+    needed = call.keep is not None or call.decomposed or call.plugin or not row.hides(dtype)
     own = bias.dtype or dtype
     if not needed and ("any float" if own.is_floating_point() else "int") in row.mask_types:
         return call, ()

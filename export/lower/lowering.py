@@ -21,6 +21,7 @@ from export.lower.masks import lower_mask, refuse_ambiguous
 from export.lower.plugin import lower_plugin, plug_out, write_plugin
 from export.lower.refuse import refuse_call, refuse_model
 from export.lower.rotary import lower_rotary
+from export.lower.scale import lower_scale
 from export.lower.scores import lower_scores, masked
 from export.lower.share import share
 from export.lower.single_head import lower_single_head, swap
@@ -34,6 +35,7 @@ from export.lower.value_type import lower_value_type
 _LADDER: tuple[Callable[[Call, Target, Builder], tuple[Call, tuple[Step, ...]]], ...] = (
     lower_value_type,
     lower_plugin,
+    lower_scale,
     lower_cache,
     lower_sizes,
     lower_precision,
@@ -87,13 +89,13 @@ def lower(model: ir.Model, target: str, attention: str = "native", precision: ir
     if row is None:
         raise UsageError(f"There is no target {target!r}; choose one of {', '.join(TARGETS)}.")
     if attention == "plugin":
-        if row.plugin == "never":
+        if row.plugin not in ("refused", "always"):
             raise UsageError(f"{row.title} takes no plugins; --attention plugin needs --target tensorrt.")
         row = replace(row, plugin="always")
     lowered = model.clone()
     if row is ONNX:
         return Lowered(lowered, ())
-    steps = _inline(lowered, row)
+    steps = [*_inline(lowered, row), *(plug_out(lowered, row.title) if row.plugin == "function" else ())]
     refuse_model(lowered, row)
     found = [n for g in graphs(lowered) for n in g if n.domain == "" and n.op_type in ("Attention", "RotaryEmbedding")]
     if any(v is not None and (v.shape is None or v.dtype is None) for n in found for v in n.inputs):
@@ -108,7 +110,7 @@ def lower(model: ir.Model, target: str, attention: str = "native", precision: ir
         if node.op_type == "RotaryEmbedding":
             steps.extend(lower_rotary(node, row, build))
         else:
-            steps.extend(_lower_attention(node, row, build))
+            steps.extend(_lower_attention(node, row, build, inner=node.graph is not lowered.graph))
     if steps:
         share(lowered, older)
         for graph in graphs(lowered):
@@ -129,7 +131,7 @@ def for_ort_check(model: ir.Model) -> ir.Model:
     """
     plain = model.clone()
     unmark(plain)
-    plug_out(plain)
+    plug_out(plain, "ONNX Runtime")
     return lower(plain, "ort").model
 
 
@@ -165,8 +167,8 @@ def _free(prefix: str, names: set[str]) -> str:
     return free
 
 
-def _lower_attention(node: ir.Node, row: Target, build: Builder) -> list[Step]:
-    call = read(node)
+def _lower_attention(node: ir.Node, row: Target, build: Builder, *, inner: bool) -> list[Step]:
+    call = replace(read(node), inner=inner)
     refuse_call(call, row)
     refuse_ambiguous(call)
     if node.metadata_props.get(LOWERED_FOR) == row.name:

@@ -125,4 +125,6 @@ def _lengthened(mask: ir.Value, missing: int, build: Builder) -> ir.Value:
     pads = build.constant(np.asarray([*[0] * (2 * rank - 1), missing], np.int64))
     dtype = mask.dtype or ir.DataType.BOOL
     fill = build.constant(np.asarray(False)) if dtype == ir.DataType.BOOL else build.number(-np.inf, dtype)
-    return build("Pad", mask, pads, fill, dtype=dtype, mode="constant")
+    axes = known(mask) or []
+    full = [*axes[:-1], axes[-1] + missing] if axes and isinstance(axes[-1], int) else None
+    return build("Pad", mask, pads, fill, dtype=dtype, shape=None if full is None else ir.Shape(full), mode="constant")

@@ -15,8 +15,10 @@ from export.graph.functions import inline
 from export.graph.values import dim, dims, graphs
 from export.lower.cache import outside
 from export.lower.call import Call
+from export.lower.extremes import typed
 from export.lower.heads import split
 from export.lower.step import Step
+from export.lower.structure import lower_structure
 from export.lower.targets import Target
 from plugins.contract import LOWER_RIGHT, MAX_HEAD_SIZE, MIN_HEAD_SIZE, ROTARY_ATTENTION, UPPER_LEFT, Settings
 from plugins.onnx_function import onnx_function
@@ -29,16 +31,19 @@ _TYPES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.FLOAT)
 def lower_plugin(call: Call, row: Target, build: Builder) -> tuple[Call, tuple[Step, ...]]:
     """Decides whether the attention becomes a plugin node, and prepares its operands."""
     refused = _refused(call, row)
-    if row.plugin == "never" or (row.plugin == "refused" and not refused):
+    if row.plugin in ("never", "function") or (row.plugin == "refused" and not refused):
         return call, ()
     obstacle = _obstacle(call)
     if obstacle:
         if row.plugin == "always":
             return call, (call.said("no plugin", f"The plugin kernel does not compute {obstacle}."),)
         return call, ()
-    call = outside(split(call, build), build)
+    call = outside(split(replace(call, plugin=True), build), build)
+    if call.offset is not None and not call.in_step:  # lower right counts from the last key, ONNX from the past's end
+        call, _ = lower_structure(call, replace(row, extras=frozenset()), build)
+    call, _ = typed(call, row, build)
     why = f"{row.title} does not compute {' and '.join(refused)} natively." if refused else "It was asked for."
-    return replace(call, plugin=True), (call.said("plugin", why),)
+    return call, (call.said("plugin", why),)
 
 
 def _refused(call: Call, row: Target) -> list[str]:
@@ -120,17 +125,19 @@ def write_plugin(call: Call, build: Builder) -> ir.Value:
     return node.outputs[0]
 
 
-def plug_out(model: ir.Model) -> None:
-    """Writes every plugin node of a model out as its ONNX function does, in place."""
+def plug_out(model: ir.Model, title: str) -> tuple[Step, ...]:
+    """Writes every plugin node of a model out as its ONNX function does, in place; `title` is who wants it so."""
     nodes = [n for g in graphs(model) for n in g if (n.domain, n.op_type) == _NAME]
     if not nodes:
-        return
+        return ()
     for node in nodes:
         for name in node_attributes(Settings(scale=1.0)).keys() - Settings(scale=1.0).as_attributes().keys():
             node.attributes.pop(name, None)
     function = ir.from_proto(onnx_function(model.graph.opset_imports.get("", 23)))
     model.functions[function.identifier()] = function
     inline(model, lambda f: f.identifier() == function.identifier())
+    why = f"{title} has no plugin of this name; this is the operator's ONNX function."
+    return tuple(Step(node.name or "RotaryAttention", "plugin as function", why) for node in nodes)
 
 
 def _bias(call: Call, build: Builder) -> ir.Value | None:
@@ -144,7 +151,7 @@ def _bias(call: Call, build: Builder) -> ir.Value | None:
     rank = 4 - len(dims(call.keep if call.keep is not None else bias) or (0,) * 4)
     if rank:
         bias = build("Unsqueeze", bias, build.axes(*range(rank)), dtype=call.dtype)
-    return bias if bias.dtype == call.dtype else build("Cast", bias, dtype=call.dtype, to=int(call.dtype))
+    return bias
 
 
 def _lengths(call: Call, build: Builder) -> ir.Value:

@@ -5,7 +5,7 @@ import onnx_ir as ir
 from export.errors import LoweringRefusedError
 from export.graph.values import graphs, label
 from export.lower.call import Call
-from export.lower.targets import Target
+from export.lower.targets import Contrib, Target
 
 
 def refuse_model(model: ir.Model, row: Target) -> None:
@@ -35,6 +35,7 @@ def _refuse_operator(node: ir.Node, row: Target) -> None:
                 f"{label(node)}: {row.title} does not compute {operator}, an operator of ONNX Runtime alone. "
                 "Start from the exported model, not from one that ONNX Runtime has optimised."
             )
+        _refuse_contrib(node, row.contrib[node.op_type], row)
         return
     if row.foreign == "none":
         raise LoweringRefusedError(
@@ -45,6 +46,20 @@ def _refuse_operator(node: ir.Node, row: Target) -> None:
         raise LoweringRefusedError(
             f"{label(node)}: {row.title} ignores domains and would compute {operator} as ai.onnx::{node.op_type}. "
             "Give the operator a name of its own."
+        )
+
+
+def _refuse_contrib(node: ir.Node, known: Contrib, row: Target) -> None:
+    extra = [f"input {at}" for at, value in enumerate(node.inputs) if value is not None and at >= known.inputs]
+    for name, attribute in node.attributes.items():
+        honoured = known.attributes.get(name)
+        if name not in known.attributes or (honoured is not None and attribute.value != honoured):
+            extra.append(f"{name}={attribute.value}")
+    extra += [f"output {at}" for at, value in enumerate(node.outputs) if at and value.name]
+    if extra:
+        raise LoweringRefusedError(
+            f"{label(node)}: {row.title} does not compute {', '.join(extra)} of com.microsoft::{node.op_type}, or not "
+            "as ONNX Runtime does. Start from the exported model, not from one that ONNX Runtime has optimised."
         )
 
 

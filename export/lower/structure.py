@@ -22,14 +22,17 @@ _INT, _BOOL = ir.DataType.INT64, ir.DataType.BOOL
 
 def lower_structure(call: Call, row: Target, build: Builder) -> tuple[Call, tuple[Step, ...]]:
     """Folds into `keep` those rules that the row does not honour on this node."""
-    if call.causal and call.offset is not None and dim(call.query, 1 if call.heads else 2) == 1:
-        # One query after a cache stands at the last key: it sees all of them.
+    if call.causal and call.offset is not None and call.queries == 1 and call.in_step:
+        # One query after a cache, with its key, stands at the last key: it sees all of them.
         call = replace(call, causal=False)
     window = call.window != (-1, -1) and ("window" not in row.extras or call.decomposed)
-    lengths = call.lengths is not None and ("nonpad_kv_seqlen" not in row.extras or call.decomposed)
+    lengths = call.lengths is not None and (
+        "nonpad_kv_seqlen" not in row.extras or call.decomposed or not row.hides(call.dtype)
+    )
     crowded = call.keep is not None or call.bias is not None or window or lengths
+    together = "mask and causal" in row.extras and row.hides(call.dtype)
     causal = call.causal and (
-        call.offset is not None or lengths or call.decomposed or (crowded and "mask and causal" not in row.extras)
+        call.offset is not None or lengths or call.decomposed or (crowded and not together) or _alone(call, row)
     )
     if not (window or lengths or causal):
         return call, ()
@@ -64,6 +67,12 @@ def lower_structure(call: Call, row: Target, build: Builder) -> tuple[Call, tupl
     return call, (call.said(f"fold {' and '.join(names)}", _why(call, row, window, lengths)),)
 
 
+def _alone(call: Call, row: Target) -> bool:
+    """Says whether a single query after a past might not stand at the last key, where the row takes it for granted."""
+    single = call.queries == 1 or not isinstance(call.queries, int)
+    return call.past is not None and single and not call.in_step and "one query among new keys" not in row.extras
+
+
 def _why(call: Call, row: Target, window: bool, lengths: bool) -> str:
     if call.decomposed:
         return "Written out, an attention has no attributes left to hold these rules, so they are part of the mask."
@@ -71,6 +80,8 @@ def _why(call: Call, row: Target, window: bool, lengths: bool) -> str:
         return f"{row.title} drops nonpad_kv_seqlen without a word, so it is part of the mask."
     if window:
         return f"{row.title} does not honour the attention window, so it is part of the mask."
+    if call.past is not None and "past" in row.extras and "mask and causal" in row.extras:
+        return f"{row.title} lets a single query after a past see every key, so is_causal is part of the mask."
     return f"{row.title} knows is_causal only alone and from key 0, so it is part of the mask."
 
 

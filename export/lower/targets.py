@@ -14,6 +14,19 @@ FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16
 
 
 @dataclass(frozen=True)
+class Contrib:
+    """What a target computes of one `com.microsoft` operator: the rest it drops, or refuses in its parser.
+
+    Attributes:
+        inputs: How many inputs it may have, from the first.
+        attributes: Those it may carry, each with the one value that is honoured, or None where every value is.
+    """
+
+    inputs: int
+    attributes: Mapping[str, object | None]
+
+
+@dataclass(frozen=True)
 class Target:
     """What one backend accepts of a graph with `ai.onnx::Attention`.
 
@@ -21,7 +34,7 @@ class Target:
         name: What the user types.
         title: Its name in sentences.
         opset: Newest ai.onnx opset it reads; None where no limit was met.
-        contrib: The `com.microsoft` operators it reads; None for all of them.
+        contrib: The `com.microsoft` operators it reads, and what of them; None for all of all.
         foreign: Operators of other domains: "any" (a custom-op library may bring them), "plugin" (only under names that
             no ONNX operator has, because the domain is ignored), "none".
         types: Element types of Q, K and V that it computes.
@@ -29,7 +42,9 @@ class Target:
             whose present outputs are left out), "nonpad_kv_seqlen", "window",
             "softcap", "softmax_precision", "mask and causal" (both on one node), "value type" (V of another type than
             Q), "value size" (V of another head size than Q), "rotary batch" (cos and sin with batch 1 for any batch),
-            "shared operands" (one tensor as Q or K of several attentions).
+            "shared operands" (one tensor as Q or K of several attentions), "any scale" (negative or 0),
+            "one query among new keys" (is_causal after a past, one query and more new keys than that), "subgraphs" (an
+            attention inside the body of an If, Loop or Scan).
         scores: The values of qk_matmul_output_mode whose fourth output it computes as ONNX says; mode 2 without a mask
             counts as mode 1.
         mask_types: The mask types to hand it: "bool", "float" (Q's type), "any float", "int".
@@ -38,6 +53,7 @@ class Target:
             head axes may in every row.
         mask_values: Extremes it reads as ONNX does on a row without any key: "-inf" (such a row gives 0) and "lowest"
             (the type's most negative finite number: such a row gives the mean of V).
+        empty_types: Element types with which a row of "-inf" gives 0 at all, a bool mask's rows included.
         fused_types: Element types for which it has one kernel for the whole attention; empty where that has no meaning.
         fused_sizes: Smallest and largest head size of that kernel.
         masked_heads: Fewest query heads with which it takes a mask.
@@ -47,13 +63,14 @@ class Target:
         marks: Which attentions must carry TRT_decomposable=1, without which one that misses the kernel does not build:
             "none", "outside" (of the fused types and sizes), "all" (where the kernel's range is not known).
         plugin: When an attention becomes a node of the plugin operator: "never", where the target has no plugins;
+            "function", where it has none but computes a node that is there by its ONNX function;
             "refused", where it does not compute the attention natively; "always", where it was asked for.
     """
 
     name: str
     title: str
     opset: int | None = None
-    contrib: frozenset[str] | None = None
+    contrib: Mapping[str, Contrib] | None = None
     foreign: str = "any"
     types: frozenset[ir.DataType] = FLOATS
     extras: frozenset[str] = frozenset()
@@ -62,6 +79,7 @@ class Target:
     mask_ranks: frozenset[int] = frozenset({1, 2, 3, 4})
     mask_repeats: frozenset[str] = frozenset({"query", "key"})
     mask_values: frozenset[str] = frozenset({"-inf", "lowest"})
+    empty_types: frozenset[ir.DataType] = FLOATS
     fused_types: frozenset[ir.DataType] = frozenset()
     fused_sizes: tuple[int, int] = (0, 0)
     masked_heads: int = 1
@@ -70,6 +88,10 @@ class Target:
     flat: bool = False
     marks: str = "none"
     plugin: str = "never"
+
+    def hides(self, dtype: ir.DataType) -> bool:
+        """Says whether -inf, and False in a bool mask, hide a key as ONNX says on rows that have no other."""
+        return "-inf" in self.mask_values and dtype in self.empty_types
 
 
 ONNX = Target(
@@ -88,6 +110,9 @@ ONNX = Target(
             "value size",
             "rotary batch",
             "shared operands",
+            "any scale",
+            "one query among new keys",
+            "subgraphs",
         }
     ),
     scores=frozenset({0, 1, 2, 3}),
@@ -107,6 +132,7 @@ ORT = Target(
             "mask and causal",
             "value size",
             "shared operands",
+            "subgraphs",
         }
     ),
     # Mode 2 shows the lowest number where ONNX says -inf.
@@ -117,18 +143,41 @@ ORT = Target(
     mask_repeats=frozenset(),
     # The lowest number serves it as minus infinity: a row filled with it gives 0.
     mask_values=frozenset({"-inf"}),
+    # In float64 a row without keys gives NaN.
+    empty_types=FLOATS - {ir.DataType.DOUBLE},
     # Measured on one core, 12 heads of 64, 128 and 512 tokens, with and without RotaryEmbedding: 1.07 to 1.20 times.
     flat=True,
+    plugin="function",
 )
 """ONNX Runtime 1.31, CPU provider. An unknown `window` attribute is an error at session creation."""
 
 _TENSORRT = Target(
     name="",
     title="",
-    # Read with ONNX Runtime's meaning; what these have and TensorRT has not (padding masks, biases) is a parse error.
-    contrib=frozenset({"Gelu", "GroupQueryAttention", "MultiHeadAttention", "RotaryEmbedding"}),
+    # GroupQueryAttention asks for a plugin that is not there. MultiHeadAttention's padding masks and biases are parse
+    # errors; its attention_bias is read, but what a row of -inf gives is not known without a GPU. RotaryEmbedding's
+    # scale and packed batches are dropped without a word.
+    contrib=MappingProxyType(
+        {
+            "Gelu": Contrib(1, {}),
+            "MultiHeadAttention": Contrib(
+                3, {"num_heads": None, "scale": None, "mask_filter_value": None, "unidirectional": 0}
+            ),
+            "RotaryEmbedding": Contrib(
+                4,
+                {
+                    "interleaved": None,
+                    "num_heads": None,
+                    "rotary_embedding_dim": None,
+                    "scale": 1.0,
+                    "is_packed_batching": 0,
+                },
+            ),
+        }
+    ),
     foreign="none",
     types=frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}),
+    # In a branch the RTX 1.7 builder loses the operands of an attention, but fuses one that is written out there.
     # nonpad_kv_seqlen and the window are dropped without a word, shared operands crash the RTX 1.7 builder, and V of
     # another type fails to build; everything else left out here is a parse error.
     extras=frozenset(),

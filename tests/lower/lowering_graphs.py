@@ -13,6 +13,8 @@ NUMPY = {
     onnx.TensorProto.FLOAT: np.dtype(np.float32),
     onnx.TensorProto.FLOAT16: np.dtype(np.float16),
     onnx.TensorProto.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
+    onnx.TensorProto.DOUBLE: np.dtype(np.float64),
+    onnx.TensorProto.INT32: np.dtype(np.int32),
     onnx.TensorProto.INT64: np.dtype(np.int64),
     onnx.TensorProto.BOOL: np.dtype(bool),
 }
@@ -56,10 +58,11 @@ def feeds(graph: ir.Model, seed: int = 0, sizes: Mapping[str, int] = SIZES) -> d
         shape = [d.dim_value or sizes[d.dim_param] for d in kind.shape.dim]
         dtype = NUMPY[kind.elem_type]
         if dtype.kind == "b":
-            drawn[value.name] = generator.random(shape) > 0.4
-            drawn[value.name].reshape(-1, shape[-1])[0] = False
-        elif dtype == np.int64:
-            drawn[value.name] = generator.integers(0, 8, shape)
+            drawn[value.name] = np.asarray(generator.random(shape) > 0.4)
+            if shape:
+                drawn[value.name].reshape(-1, shape[-1])[0] = False
+        elif dtype.kind == "i":
+            drawn[value.name] = generator.integers(0, 8, shape).astype(dtype)
         else:
             drawn[value.name] = generator.standard_normal(shape).astype(dtype)
     if "m" in drawn and drawn["m"].dtype.kind == "f":
