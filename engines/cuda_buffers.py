@@ -80,6 +80,16 @@ class Buffers:
             raise ToolkitError(f"There is no memory on {self.device} for {what}: {error}") from error
         return flat[:size].view(tuple(shape))
 
+    def zeros(self, shape: Sequence[int], dtype: str) -> "torch.Tensor":
+        """Returns a tensor of zeros on the device.
+
+        Raises:
+            ToolkitError: There is not enough memory.
+        """
+        tensor = self.empty(shape, dtype)
+        with self._on_stream():
+            return tensor.zero_()
+
     @staticmethod
     def address(tensor: "torch.Tensor") -> int:
         """Returns where the tensor lies: never 0, which PyTorch gives for an empty one and engines take for unset."""

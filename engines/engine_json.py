@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 NAME = "engine.json"
 SCHEMA = 1
+DECODE = "decode"
+"""The key of what a decode loop runs (`engines.decoding`): "graphs", and "engines" with the graph each was built of."""
 SEAL = "sha256"
 """The key of engine.json that signs the rest of it."""
 
@@ -128,6 +130,8 @@ def read(engine: Path) -> Record:
             f"{engine.parent / NAME} is not what the build wrote (its own sha256 differs), so what it says of its "
             "engines is not believed. Build again."
         )
+    if DECODE in content:
+        records = (*records, *(_record(item) for item in content[DECODE]["engines"]))
     for record in records:
         if record.file == engine.name:
             return record

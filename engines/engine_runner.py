@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from engines import engine_fit, engine_json, refit
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 Shape = tuple[int, ...]
+_NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 class EngineRunner:
@@ -103,6 +105,35 @@ class EngineRunner:
         self._once()
         return {spec.name: self._buffers.download(outputs[spec.name](), spec.dtype) for spec in self.outputs}
 
+    def zeros(self, name: str, shape: tuple[int, ...]) -> "torch.Tensor":
+        """Returns a tensor of zeros on the GPU, of the type of an input."""
+        return self._buffers.zeros(shape, self._spec(name).dtype)
+
+    def fetched(self, name: str, value: "torch.Tensor") -> "np.ndarray":
+        """Returns a copy in host memory of a tensor of an input's type."""
+        return self._buffers.download(value, self._spec(name).dtype)
+
+    def resume(
+        self, feeds: Mapping[str, "np.ndarray"], carried: Mapping[str, "torch.Tensor"], kept: Mapping[str, Any]
+    ) -> "tuple[dict[str, np.ndarray], dict[str, torch.Tensor]]":
+        """Returns (outputs by name, those of `kept` as tensors that stay on the GPU).
+
+        Args:
+            feeds: Inputs from the host.
+            carried: Inputs that are on the GPU: of `zeros`, or kept by an earlier run.
+            kept: Outputs to keep: the tensor to write to, as a cache updated in place needs, or None for a new one.
+
+        Raises:
+            UsageError: The feeds do not fit the inputs, or a size lies outside the profile.
+            ToolkitError: The runtime failed.
+        """
+        outputs = self._bind(feeds, carried, kept)
+        self._once()
+        fetched = {
+            s.name: self._buffers.download(outputs[s.name](), s.dtype) for s in self.outputs if s.name not in kept
+        }
+        return fetched, {name: outputs[name]() for name in kept}
+
     def latency(self, feeds: Mapping[str, "np.ndarray"], repeat: int) -> Latency:
         """Returns how long one inference takes, inputs and outputs resident on the GPU.
 
@@ -122,30 +153,38 @@ class EngineRunner:
         if self._kernels:
             kernel_file.keep(*self._kernels)
 
-    def _bind(self, feeds: Mapping[str, "np.ndarray"]) -> dict[str, Callable[[], "torch.Tensor"]]:
+    def _bind(
+        self,
+        feeds: Mapping[str, "np.ndarray"],
+        carried: Mapping[str, "torch.Tensor"] = _NONE,
+        kept: Mapping[str, "torch.Tensor | None"] = _NONE,
+    ) -> dict[str, Callable[[], "torch.Tensor"]]:
         """Gives the context every address; returns what fetches each output once the engine has run."""
-        arrays = check_feeds(self.inputs, feeds)
+        arrays = check_feeds([spec for spec in self.inputs if spec.name not in carried], feeds)
+        shapes = {name: tuple(x.shape) for name, x in arrays.items()}
+        shapes |= {name: tuple(tensor.shape) for name, tensor in carried.items()}
         for spec in self.inputs:
-            self._check_profile(spec, arrays[spec.name].shape)
+            self._check_profile(spec, shapes[spec.name])
         self._failures: list[Exception] = []
         self._allocators: list[Any] = []  # the context does not own them
         self._bound = {}
         for spec in self.inputs:
-            array = arrays[spec.name]
-            tensor = self._buffers.upload(array, spec.dtype, host=self._on_host(spec))
-            if not self._context.set_input_shape(spec.name, array.shape):
-                raise self._failed(f"refused shape {list(array.shape)} of input {spec.name!r}")
+            tensor = carried.get(spec.name)
+            if tensor is None:
+                tensor = self._buffers.upload(arrays[spec.name], spec.dtype, host=self._on_host(spec))
+            if not self._context.set_input_shape(spec.name, shapes[spec.name]):
+                raise self._failed(f"refused shape {list(shapes[spec.name])} of input {spec.name!r}")
             self._place(spec.name, tensor)
         self._buffers.synchronize()  # shape tensors are read while shapes are inferred
         unset = self._context.infer_shapes()
         if unset:
             raise self._failed(f"could not infer shapes, as {', '.join(unset)} lack theirs,")
-        return {spec.name: self._output(spec) for spec in self.outputs}
+        return {spec.name: self._output(spec, kept.get(spec.name)) for spec in self.outputs}
 
-    def _output(self, spec: TensorSpec) -> Callable[[], "torch.Tensor"]:
+    def _output(self, spec: TensorSpec, held: "torch.Tensor | None") -> Callable[[], "torch.Tensor"]:
         shape = tuple(self._context.get_tensor_shape(spec.name))
-        if min(shape, default=0) >= 0:
-            tensor = self._buffers.empty(shape, spec.dtype, host=self._on_host(spec))
+        if held is not None or min(shape, default=0) >= 0:
+            tensor = held if held is not None else self._buffers.empty(shape, spec.dtype, host=self._on_host(spec))
             self._place(spec.name, tensor)
             return lambda: tensor
         allocator = output_allocator(self._vendor.module, self._buffers, self._failures)
@@ -195,6 +234,9 @@ class EngineRunner:
             )
             specs.append(TensorSpec(name, DTYPES[engine.get_tensor_dtype(name).name], shape))
         return tuple(specs)
+
+    def _spec(self, name: str) -> TensorSpec:
+        return next(spec for spec in self.inputs if spec.name == name)
 
     def _on_host(self, spec: TensorSpec) -> bool:
         location = self._engine.get_tensor_location(spec.name)

@@ -16,6 +16,14 @@ class UsageError(ToolkitError):
     exit_code = 2
 
 
+class CacheFullError(UsageError):
+    """The key/value cache has no room for the tokens that were given; nothing was run."""
+
+
+class RaggedError(UsageError):
+    """Rows of different lengths were given to a graph that cannot hide padding."""
+
+
 class BackendMissingError(ToolkitError):
     """A runtime, provider, optional package or GPU that was asked for is not usable here."""
 

@@ -3,16 +3,20 @@
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from engines import ort_session, providers
 from engines.errors import ToolkitError, UsageError
-from engines.feeds import check_feeds
+from engines.feeds import as_dtype, check_feeds
 from engines.ort_values import from_host, is_numpy, to_host
 from engines.runner import Latency, TensorSpec, measure
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+_NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 class OrtRunner:
@@ -54,6 +58,7 @@ class OrtRunner:
         """
         self._row = providers.provider(provider)
         self._verbose = verbose
+        self._lent: list[np.ndarray] = []
         self.name = ort_session.shown(model)
         options = ort_session.session_options(threads, optimization, verbose)
         self._session = ort_session.open_session(model, self._row, options, verbose=verbose)
@@ -102,22 +107,80 @@ class OrtRunner:
             binding = self._bind(arrays, fetch=False)
             return measure(lambda: self._once(binding), repeat)
 
+    def zeros(self, name: str, shape: tuple[int, ...]) -> Any:
+        """Returns an OrtValue of zeros for an input, on the provider's device (bfloat16: in host memory)."""
+        import numpy as np
+        import onnxruntime
+
+        spec = next(spec for spec in self.inputs if spec.name == name)
+        kind = as_dtype(spec.dtype)
+        if not is_numpy(spec.dtype):
+            return from_host(self._lend(np.zeros(shape, kind)), spec.dtype)
+        value = onnxruntime.OrtValue.ortvalue_from_shape_and_type(list(shape), kind, self._row.device, 0)
+        if 0 not in shape:
+            value.update_inplace(np.zeros(shape, kind))
+        return value
+
+    def _lend(self, array: "np.ndarray") -> "np.ndarray":
+        """Keeps an array whose memory a value shares alive as long as the runner."""
+        self._lent.append(array)
+        return array
+
+    def fetched(self, name: str, value: Any) -> "np.ndarray":
+        """Returns a copy in host memory of an OrtValue of that input's type."""
+        import numpy as np
+
+        return np.array(to_host(value, next(spec.dtype for spec in self.inputs if spec.name == name)))
+
+    def resume(
+        self, feeds: Mapping[str, "np.ndarray"], carried: Mapping[str, Any], kept: Mapping[str, Any]
+    ) -> "tuple[dict[str, np.ndarray], dict[str, Any]]":
+        """Returns (outputs by name, those of `kept` as OrtValues that stay on the device).
+
+        Args:
+            feeds: Inputs from the host.
+            carried: Inputs that are OrtValues: of `zeros`, or kept by an earlier run.
+            kept: Outputs to keep: the OrtValue to write to, or None for a new one.
+
+        Raises:
+            UsageError: The feeds do not fit the inputs, or ONNX Runtime rejects them.
+            ToolkitError: ONNX Runtime failed while computing.
+        """
+        arrays = check_feeds([spec for spec in self.inputs if spec.name not in carried], feeds)
+        with self._running():
+            binding = self._bind(arrays, fetch=True, carried=carried, kept=kept)
+            self._once(binding)
+            results = dict(zip((spec.name for spec in self.outputs), binding.get_outputs(), strict=True))
+            fetched = {s.name: to_host(results[s.name], s.dtype) for s in self.outputs if s.name not in kept}
+            return fetched, {name: results[name] for name in kept}
+
     def _once(self, binding: Any) -> None:
         self._session.run_with_iobinding(binding, ort_session.run_options(self._verbose))
         binding.synchronize_outputs()
 
-    def _bind(self, arrays: Mapping[str, "np.ndarray"], *, fetch: bool) -> Any:
+    def _bind(
+        self,
+        arrays: Mapping[str, "np.ndarray"],
+        *,
+        fetch: bool,
+        carried: Mapping[str, Any] = _NONE,
+        kept: Mapping[str, Any] = _NONE,
+    ) -> Any:
         """Returns an IO binding; binding an input copies it, once, to the device of the node that reads it.
 
         The arrays must outlive the binding: on the CPU it shares their memory.
         """
         binding = self._session.io_binding()
         for spec in self.inputs:
-            binding.bind_ortvalue_input(spec.name, from_host(arrays[spec.name], spec.dtype))
+            held = carried.get(spec.name)
+            binding.bind_ortvalue_input(spec.name, from_host(arrays[spec.name], spec.dtype) if held is None else held)
         binding.synchronize_inputs()
         for spec in self.outputs:
+            if kept.get(spec.name) is not None:
+                binding.bind_ortvalue_output(spec.name, kept[spec.name])
+                continue
             # A type numpy lacks cannot be read off a GPU from Python, so the run itself brings those to the host.
-            on_host = fetch and not is_numpy(spec.dtype)
+            on_host = fetch and spec.name not in kept and not is_numpy(spec.dtype)
             binding.bind_output(spec.name, "cpu" if on_host else self._row.device)
         return binding
 

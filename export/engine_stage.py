@@ -42,8 +42,9 @@ def build_engines(
     profile: Profile,
     folder: Path,
     supply: Supply = Supply(),
+    stem: str = "model",
 ) -> tuple[Obtained, ...]:
-    """Returns the engines of every architecture of the plan, written to `folder` as model.<sm>.engine.
+    """Returns the engines of every architecture of the plan, written to `folder` as <stem>.<sm>.engine.
 
     Raises:
         UsageError: The vendor cannot take the model or the profile.
@@ -63,7 +64,7 @@ def build_engines(
         try:
             return obtain(
                 model,
-                folder / f"model.{sm}.engine",
+                folder / f"{stem}.{sm}.engine",
                 vendor=str(todo.spec.target),
                 sm=sm,
                 profile=profile,

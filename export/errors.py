@@ -6,6 +6,8 @@ ToolkitError                 exit 1
 ├── FusionRequiredError      exit 1   --require asked for more fused attentions than there are
 ├── UsageError               exit 2   a bad flag, file, shape or model
 │   ├── ModelFileError       exit 2   the ONNX file is missing, truncated, foreign or unsafe
+│   ├── CacheFullError       exit 2   the key/value cache has no room for more tokens
+│   ├── RaggedError          exit 2   rows of different lengths, and a graph that cannot hide padding
 │   ├── CaptureError         exit 2   PyTorch could not export the module
 │   └── LoweringRefusedError exit 2   the target would refuse or silently misread the graph
 ├── BackendMissingError      exit 3   a runtime, provider, package or GPU is not usable here
@@ -13,16 +15,18 @@ ToolkitError                 exit 1
 ```
 """
 
-from engines.errors import BackendMissingError, EngineBuildError, ToolkitError, UsageError
+from engines.errors import BackendMissingError, CacheFullError, EngineBuildError, RaggedError, ToolkitError, UsageError
 
 __all__ = [
     "BackendMissingError",
+    "CacheFullError",
     "CaptureError",
     "EngineBuildError",
     "FusionRequiredError",
     "LoweringRefusedError",
     "ModelFileError",
     "ParityError",
+    "RaggedError",
     "ToolkitError",
     "UsageError",
 ]

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from export.decode.truth import Truth
     from export.parity import ParityReport
+    from export.parity.compare import Expected
 
     Arrays = dict[str, npt.NDArray[np.generic]]
 
@@ -150,6 +152,27 @@ class OnnxSubject:
                 rows.append(_judged(name, stage, run, feeds, exact, runs, row))
         return ParityReport(tuple(rows), self._dtype, masked_rows)
 
+    def whole(self, exported: Exported) -> "Truth":
+        """Returns the file in float64."""
+        from export.decode.truth import OnnxTruth
+
+        return OnnxTruth(self, exported)
+
+    def draw(self, exported: Exported, sizes: Mapping[str, int]) -> "Arrays":
+        """Returns random inputs at these sizes of its dimensions."""
+        return self._draw(exported, sizes, self._seed)
+
+    def expected(self, feeds: "Arrays") -> "tuple[Expected, ...]":
+        """Returns what each output must be for these feeds, at the file's own dtype.
+
+        Raises:
+            UsageError: The file does not run on them.
+        """
+        own = open_graph(self._path, optimization="disable")
+        exact = onnx_truth.of(self._model, feeds).run(feeds)
+        runs = [own.run(_moved(feeds, self._dtype, seed)) for seed in range(MOVED_RUNS)]
+        return _expected(exact, [*runs, own.run(feeds)])
+
     def _cases(self, exported: Exported, profile: Mapping[str, tuple[int, int, int]]) -> "Iterator[tuple[str, Arrays]]":
         def sizes(batch: int | None = None, lengths: tuple[int, ...] = ()) -> dict[str, int]:
             found: dict[str, int] = {}
@@ -184,8 +207,7 @@ class OnnxSubject:
 
 def _judged(case: str, stage: str, run: Any, feeds: "Arrays", exact: "Arrays", runs: "list[Arrays]", dtype: Any) -> Any:
     from export.parity.case import ParityCase
-    from export.parity.compare import Expected, compare
-    from export.parity.reach import reach
+    from export.parity.compare import compare
     from export.parity.result import FAIL, OK, ParityRow
 
     try:
@@ -194,21 +216,30 @@ def _judged(case: str, stage: str, run: Any, feeds: "Arrays", exact: "Arrays", r
         return ParityRow(case, stage, FAIL, reason=f"It did not run: {error}")
     if list(outputs) != list(exact):
         return ParityRow(case, stage, FAIL, reason=f"Its outputs are {list(outputs)}; the file's are {list(exact)}.")
-    verdicts = []
-    for name, value in exact.items():
-        seen = outputs[name]
-        if value.dtype.kind in "biu":
-            verdicts.append(compare(seen, Expected(name, runs[0][name].dtype.name, value), dtype))
-            continue
-        wide = value.astype("float64")
-        far, norm = reach(wide, [r[name].astype("float64") for r in runs], None, None)
-        verdicts.append(compare(seen, Expected(name, runs[0][name].dtype.name, wide, far, norm), dtype))
+    verdicts = [compare(outputs[e.name], e, dtype) for e in _expected(exact, runs)]
     worst = max(verdicts, key=lambda v: (not v.ok, -1.0 if v.ratio is None else v.ratio))
     largest = max((v.max_error for v in verdicts if v.max_error is not None), default=None)
     place = (worst.output, worst.worst, worst.expected, worst.actual)
     return ParityRow(
         case, stage, OK if worst.ok else FAIL, largest, worst.budget, worst.ratio, *place, reason=worst.reason
     )
+
+
+def _expected(exact: "Arrays", runs: "list[Arrays]") -> "tuple[Expected, ...]":
+    """Returns what each output must be: the exact values, within the reach of these runs."""
+    from export.parity.compare import Expected
+    from export.parity.reach import reach
+
+    found = []
+    for name, value in exact.items():
+        dtype = runs[0][name].dtype.name
+        if value.dtype.kind in "biu":
+            found.append(Expected(name, dtype, value))
+            continue
+        wide = value.astype("float64")
+        far, norm = reach(wide, [r[name].astype("float64") for r in runs], None, None)
+        found.append(Expected(name, dtype, wide, far, norm))
+    return tuple(found)
 
 
 def _moved(feeds: "Arrays", dtype: str, seed: int) -> "Arrays":

@@ -26,7 +26,9 @@ def open_graph(path: Path, *, optimization: str = "layout") -> OrtRunner:
 
     model = model_file.load(path)
     nodes = list(model.graph.all_nodes())
-    if not any(node.op_type in ("Attention", "RotaryEmbedding") and node.domain == "" for node in nodes):
+    if not any(
+        node.op_type in ("Attention", "TRT_Attention", "RotaryEmbedding") and node.domain == "" for node in nodes
+    ):
         return OrtRunner(path, optimization=optimization)
     with tempfile.TemporaryDirectory() as place:
         copy = Path(place) / path.name

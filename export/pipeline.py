@@ -61,6 +61,7 @@ def _found(spec: Spec, parts: digest.Parts) -> Report | None:
 
 def _build(todo: Plan, loaded: subject.Subject, parts: digest.Parts, folder: Path, supply: Supply) -> Report:
     from export import judge, model_file
+    from export.decode import stage
     from export.fuse import Options, fuse
     from export.lower import lower
     from export.precision import TYPES, achieved
@@ -85,7 +86,9 @@ def _build(todo: Plan, loaded: subject.Subject, parts: digest.Parts, folder: Pat
 
     obtained = build_engines(todo, lowered_path, profile, folder, supply)
     built = tuple(o.engine for o in obtained)
-    folders.write_engines(folder, built, target)
+    asked = stage.Request(loaded, exported, fused.model, todo, profile)
+    decoded = stage.make(asked, folder, supply) if spec.decode else None
+    folders.write_engines(folder, built, target, decoded)
 
     stages = judge.stages(folder, spec)
     parity = loaded.judge(exported, stages, profile.dims, judge.masked_rows(fused.attentions, spec))
@@ -109,5 +112,7 @@ def _build(todo: Plan, loaded: subject.Subject, parts: digest.Parts, folder: Pat
         notes=(*exported.warnings, *judge.notes(profile), *achieved.notes(engines, str(spec.dtype))),
         not_run=judge.not_run(parity, spec),
     )
-    folders.write(folder, report, parts, built, exported)
+    if decoded:
+        report, decoded = stage.judged(report, decoded, loaded, exported, folder)
+    folders.write(folder, report, parts, built, exported, decoded)
     return report

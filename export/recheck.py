@@ -55,7 +55,7 @@ def recheck(folder: Path) -> Report:
     parity = judging.subject.judge(judging.exported, stages, before.profile, judge.masked_rows(before.attentions, spec))
     _log.info("parity    %s", parity.summary())
     changed = [f"{name} {what}." for name, what in damaged.items()]
-    return replace(
+    after = replace(
         before,
         folder=folder,
         truth=judging.subject.truth,
@@ -64,6 +64,11 @@ def recheck(folder: Path) -> Report:
         notes=(judging.note,) if judging.note else (),
         not_run=judge.not_run(parity, spec),
     )
+    if after.decode is None:
+        return after
+    from export.decode import stage
+
+    return stage.judge(after, judging.subject, judging.exported, folder)
 
 
 def _who(spec: Spec, parts: digest.Parts, exported: Exported, folder: Path, damaged: dict[str, str]) -> _Judge:

@@ -25,7 +25,7 @@ MASKED_ROWS: tuple[MaskedRows, ...] = ("keep", "zero")
 AttentionKind = Literal["native", "plugin"]
 ATTENTIONS: tuple[AttentionKind, ...] = ("native", "plugin")
 DEFAULT_SOURCE = "mha-rope"
-_SWITCHES = ("verify", "version-compatible", "refit", "strip-plan")
+_SWITCHES = ("verify", "decode", "version-compatible", "refit", "strip-plan")
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ class Spec:
         attention: "native", where the plugin kernel stands in only for what the target does not compute itself, or
             "plugin", where it takes every attention it can (target tensorrt).
         require: "all", or how many attentions must end as one op, as text; None requires nothing.
+        decode: Whether prefill and step graphs with a key/value cache are made besides.
+        cache_length: Tokens a row of that cache holds; None: the largest length of the profile.
         seed: Seeds the weights a factory draws and the inputs of the parity cases.
         verify: Whether every fusion is checked by running it before and after.
         timing_cache: File in which TensorRT keeps the kernel timings it measured, for later builds.
@@ -67,6 +69,8 @@ class Spec:
     masked_rows: MaskedRows = "keep"
     attention: AttentionKind = "native"
     require: str | None = None
+    decode: bool = False
+    cache_length: int | None = None
     seed: int = 0
     verify: bool = True
     timing_cache: str | None = None
@@ -84,6 +88,8 @@ class Spec:
         _one_of("hardware-compatibility", self.hardware_compatibility, tuple(flags.HARDWARE))
         if self.require is not None and self.require != "all" and not self.require.isdigit():
             raise UsageError(f"require is {self.require!r}; give 'all' or a number of attentions, as in --require 12.")
+        if self.cache_length is not None and (not self.decode or self.cache_length < 2):
+            raise UsageError("cache-length is for decode, and at least 2: --decode --cache-length 1024.")
         object.__setattr__(self, "shapes", {name: _shape_text(name, size) for name, size in self.shapes.items()})
         self.ranges()
 
@@ -205,7 +211,7 @@ def _convert(key: str, value: Any, origin: str) -> Any:
         return compute_capability.parse(str(value))
     if key == "require":
         return str(value)
-    expected = {"opset": int, "seed": int, **dict.fromkeys(_SWITCHES, bool)}.get(key, str)
+    expected = {"opset": int, "seed": int, "cache-length": int, **dict.fromkeys(_SWITCHES, bool)}.get(key, str)
     if type(value) is not expected:
         raise UsageError(f"{where} is {value!r}; it must be {_article(expected.__name__)}.")
     return value

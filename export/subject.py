@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from export.capture import Source
+    from export.decode.truth import Truth
     from export.parity import ParityReport
 
 
@@ -87,6 +88,9 @@ class Subject(Protocol):
         masked_rows: str,
     ) -> "ParityReport":
         """Runs every stage on the parity cases; `masked_rows` is what fusing left rows without keys to give."""
+
+    def whole(self, exported: Exported) -> "Truth":
+        """Returns what one forward over whole sequences gives, which a decode loop is held to."""
 
 
 def load(spec: Spec) -> Subject:
@@ -213,6 +217,12 @@ class ModuleSubject:
         if source.form is not None:
             source = replace(source, form=replace(source.form, dims=dict(profile)))
         return check_stages(source, exported.raw, stages, dtype=str(self._spec.dtype), masked_rows=masked_rows)
+
+    def whole(self, exported: Exported) -> "Truth":
+        """Returns the module in float64."""
+        from export.decode.truth import ModuleTruth
+
+        return ModuleTruth(self.source, exported.raw, str(self._spec.dtype), self._spec.seed)
 
 
 def of_defaults(dims: Mapping[str, tuple[int, int, int]], defaulted: Collection[str]) -> str:

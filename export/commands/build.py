@@ -20,6 +20,8 @@ _FLAGS = (
     "masked_rows",
     "attention",
     "require",
+    "decode",
+    "cache_length",
     "seed",
     *flags.NAMES,
 )
@@ -53,6 +55,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add("--masked-rows", choices=MASKED_ROWS, help="what a fully masked row gives (default: keep its meaning)")
     add("--require", metavar="all|N", help="exit 1 unless all, or N, attentions end as one op")
+    add("--decode", action="store_const", const=True, help="also make prefill and step graphs with a key/value cache")
+    add("--cache-length", type=int, metavar="N", help="tokens the cache holds (default: the largest length)")
     add("--seed", type=int, metavar="N", help="seeds a factory's random weights and the inputs (default: 0)")
     add("--no-verify", action="store_true", help="do not run each fusion before and after on ONNX Runtime")
     add(

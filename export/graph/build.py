@@ -70,6 +70,28 @@ class Builder:
             value.meta[_WRITTEN] = True
         return node
 
+    def copy(self, node: ir.Node, inputs: Sequence[ir.Value | None]) -> ir.Node:
+        """Inserts the same operator on other inputs; its outputs keep their element types, shapes are not known."""
+        self._count += 1
+        base = f"{self._prefix}/{node.op_type}_{self._count}"
+        outputs = [
+            ir.Value(name=f"{base}_output_{i}" if v.name else "", type=v.type) for i, v in enumerate(node.outputs)
+        ]
+        copied = ir.Node(
+            node.domain,
+            node.op_type,
+            inputs,
+            list(node.attributes.values()),
+            overload=node.overload,
+            outputs=outputs,
+            name=base,
+            metadata_props=dict(node.metadata_props),
+        )
+        self._graph.insert_before(self._anchor, copied)
+        for value in outputs:
+            value.meta[_WRITTEN] = True
+        return copied
+
     def constant(self, data: np.ndarray) -> ir.Value:
         """Returns a Constant node's output holding `data`."""
         self._count += 1

@@ -5,7 +5,7 @@ targets    one row a backend: what it accepts, as measured
 refuse     what no step can bring to a backend
 call       one attention as a value: read from the graph, changed by the steps, written back
 lowering   the ladder of steps; lower(), for_ort_check()
-           value_type cache sizes decompose structure extremes masks single_head marks layout: its rungs
+           value_type cache sizes decompose lengths structure extremes masks single_head marks layout: its rungs
 rotary     RotaryEmbedding's tables
 unshare    the scale of attentions that share Q or K
 share      one lowered mask for all layers that have one mask

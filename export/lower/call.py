@@ -43,6 +43,7 @@ class Call:
         value_size: Channels of V that are real, where V was padded.
         decomposed: Whether it is written as MatMul, Softmax, MatMul instead of one node.
         plugin: Whether it is written as one node of the plugin operator.
+        counted: Whether it is written as the target's operator that takes `lengths` itself.
         swapped: Whether batch and head axes have changed places.
         inner: Whether it is inside the body of an If, Loop or Scan.
         marked: Whether the node carries TRT_decomposable=1.
@@ -72,6 +73,7 @@ class Call:
     value_size: int | None = None
     decomposed: bool = False
     plugin: bool = False
+    counted: bool = False
     swapped: bool = False
     inner: bool = False
     marked: bool = False

@@ -16,6 +16,7 @@ from export.lower.extremes import lower_extremes
 from export.lower.heads import merge
 from export.lower.islands import cast_back
 from export.lower.layout import lower_layout, place_output, sweep
+from export.lower.lengths import count_out, lower_lengths, write_counted
 from export.lower.marks import lower_mark, unmark
 from export.lower.masks import lower_mask, refuse_ambiguous
 from export.lower.plugin import lower_plugin, plug_out, write_plugin
@@ -41,6 +42,7 @@ _LADDER: tuple[Callable[[Call, Target, Builder], tuple[Call, tuple[Step, ...]]],
     lower_precision,
     lower_scores,
     lower_whole,
+    lower_lengths,
     lower_structure,
     lower_extremes,
     lower_mask,
@@ -132,12 +134,15 @@ def for_ort_check(model: ir.Model) -> ir.Model:
     plain = model.clone()
     unmark(plain)
     plug_out(plain, "ONNX Runtime")
+    count_out(plain)
     return lower(plain, "ort").model
 
 
 def _write(call: Call, build: Builder) -> tuple[ir.Value, ir.Value | None]:
     if call.plugin:
         return write_plugin(call, build), None
+    if call.counted:
+        return write_counted(call, build), None
     return write_decomposed(call, build) if call.decomposed else write(call, build)
 
 

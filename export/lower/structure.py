@@ -26,9 +26,8 @@ def lower_structure(call: Call, row: Target, build: Builder) -> tuple[Call, tupl
         # One query after a cache, with its key, stands at the last key: it sees all of them.
         call = replace(call, causal=False)
     window = call.window != (-1, -1) and ("window" not in row.extras or call.decomposed)
-    lengths = call.lengths is not None and (
-        "nonpad_kv_seqlen" not in row.extras or call.decomposed or not row.hides(call.dtype)
-    )
+    honoured = call.counted or ("nonpad_kv_seqlen" in row.extras and row.hides(call.dtype))
+    lengths = call.lengths is not None and (call.decomposed or not honoured)
     crowded = call.keep is not None or call.bias is not None or window or lengths
     together = "mask and causal" in row.extras and row.hides(call.dtype)
     causal = call.causal and (

@@ -178,9 +178,9 @@ _TENSORRT = Target(
     foreign="none",
     types=frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}),
     # In a branch the RTX 1.7 builder loses the operands of an attention, but fuses one that is written out there.
-    # nonpad_kv_seqlen and the window are dropped without a word, shared operands crash the RTX 1.7 builder, and V of
-    # another type fails to build; everything else left out here is a parse error.
-    extras=frozenset(),
+    # Lengths on TRT_Attention are honoured. nonpad_kv_seqlen and the window are dropped without a word, shared operands
+    # crash the RTX 1.7 builder, and V of another type fails to build; all else left out here is a parse error.
+    extras=frozenset({"kv_lengths"}),
     scores=frozenset(),
     # A bool mask fuses too, but costs eight more kernels (a list of blocks to skip, derived at run time) and what a row
     # without keys gives is not known without a GPU; the same holds for -inf in an additive mask of the graph's making.

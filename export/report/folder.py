@@ -16,6 +16,7 @@ from export.subject import Exported
 if TYPE_CHECKING:
     from engines.build import BuiltEngine
     from engines.cached import Obtained
+    from export.decode.stage import Decoded
     from export.lower import Lowered
 
 LAYERS, REPORT, SPEC = "layers.json", "report.json", "spec.toml"
@@ -48,15 +49,16 @@ def engine(obtained: "Obtained", lowered: "Lowered", dtype: str) -> Engine:
     return Engine(*row, kernels, obtained.hit, whole)
 
 
-def write_engines(folder: Path, built: "Iterable[BuiltEngine]", target: str) -> None:
+def write_engines(folder: Path, built: "Iterable[BuiltEngine]", target: str, decoded: "Decoded | None" = None) -> None:
     """Writes engine.json (what running the engines takes) and layers.json, before anything is judged."""
     engines = list(built)
-    lowered = sorted(folder.glob(f"lowered.{target}.onnx*")) if engines else []
+    lowered = sorted(p for p in folder.glob(f"*.{target}.onnx*") if engines)
     content = {
         "schema": engine_json.SCHEMA,
         "target": target,
         "engines": [engine_json.entry(e) for e in engines],
         "files": {path.name: digest.of_file(path) for path in lowered},
+        **_decode(decoded),
     }
     files.write_json(folder / engine_json.NAME, content)
     layers = [
@@ -67,13 +69,26 @@ def write_engines(folder: Path, built: "Iterable[BuiltEngine]", target: str) -> 
             "attentions": {name: asdict(choice) for name, choice in e.attentions.items()},
             "layers": [asdict(layer) for layer in e.layers],
         }
-        for e in engines
+        for e in (*engines, *(o.engine for _, o in (decoded.built if decoded else ())))
     ]
     files.write_json(folder / LAYERS, {"schema": 1, "engines": layers})
 
 
+def _decode(decoded: "Decoded | None") -> dict[str, Any]:
+    """Returns what a decode loop needs, under the key that engine.json has for it."""
+    if decoded is None:
+        return {}
+    engines = [{"graph": name, **engine_json.entry(o.engine)} for name, o in decoded.built]
+    return {engine_json.DECODE: {**decoded.decoding.as_dict(), "graphs": dict(decoded.files), "engines": engines}}
+
+
 def write(
-    folder: Path, report: Report, parts: digest.Parts, built: "Iterable[BuiltEngine]", exported: Exported
+    folder: Path,
+    report: Report,
+    parts: digest.Parts,
+    built: "Iterable[BuiltEngine]",
+    exported: Exported,
+    decoded: "Decoded | None" = None,
 ) -> None:
     """Writes report.json, spec.toml and the full engine.json, whose digests cover every file."""
     from export.spec import Spec
@@ -94,6 +109,7 @@ def write(
         "profile": {dim: list(sizes) for dim, sizes in report.profile.items()},
         "engines": [engine_json.entry(e) for e in built],
         "files": {path.name: digest.of_file(path) for path in signed},
+        **_decode(decoded),
         "parts": parts,
     }
     files.write_json(folder / engine_json.NAME, {**content, SEAL: seal(content)})

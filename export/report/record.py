@@ -1,6 +1,6 @@
 """What a build found out: the one record that the terminal, report.json and `check` are views of."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,6 +86,7 @@ class Report:
         parity: Every case of every stage.
         failures: Why the verdict is FAILED, a sentence each; empty when it passed.
         notes: What the reader should know besides: warnings of the export, defaulted shapes, a reused folder.
+        decode: The `decode` object of report.json: graphs, caches, lengths, parity; None where it was not asked for.
         not_run: What could not be run here, a sentence each.
         reused: Whether the folder was found finished rather than built.
     """
@@ -105,6 +106,7 @@ class Report:
     failures: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     not_run: tuple[str, ...] = ()
+    decode: Mapping[str, Any] | None = None
     reused: bool = field(default=False, compare=False)
 
     @property
@@ -140,6 +142,7 @@ class Report:
             "lowering": [asdict(step) for step in self.steps],
             "engines": [asdict(engine) for engine in self.engines],
             "parity": self.parity.as_json(),
+            **({"decode": dict(self.decode)} if self.decode else {}),
             "not_run": list(self.not_run),
             "notes": list(self.notes),
         }
@@ -166,11 +169,12 @@ class Report:
             profile={dim: (low, opt, high) for dim, (low, opt, high) in data["profile"].items()},
             attentions=tuple(_attention(row) for row in data["attentions"]),
             steps=tuple(Step(**step) for step in data["lowering"]),
-            engines=tuple(_engine(engine) for engine in data["engines"]),
+            engines=engines_from(data["engines"]),
             parity=ParityReport.from_json(data["parity"]),
             failures=tuple(data["failures"]),
             notes=tuple(data["notes"]),
             not_run=tuple(data["not_run"]),
+            decode=data.get("decode"),
         )
 
 
@@ -178,6 +182,11 @@ def _attention(row: Mapping[str, Any]) -> Attention:
     verify = row["verify"]
     own = {key: value for key, value in row.items() if key != "achieved"}
     return Attention(**{**own, "verify": Verification(**verify) if verify else None})
+
+
+def engines_from(rows: Iterable[Mapping[str, Any]]) -> tuple[Engine, ...]:
+    """Returns the engines that rows of report.json say, those of the decode loop among them."""
+    return tuple(_engine({key: value for key, value in row.items() if key != "graph"}) for row in rows)
 
 
 def _engine(row: Mapping[str, Any]) -> Engine:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from export.report import attentions, table
+from export.report import attentions, decode, table
 from export.report.record import Report
 
 PASSED, FAILED = "PASSED", "FAILED"
@@ -15,6 +15,7 @@ def render(report: Report) -> str:
         _stages(report),
         _attentions(report),
         _engines(report),
+        decode.render(report.decode),
         _list("lowered", (f"{s.attention}: {s.action}: {s.why}" for s in report.steps)),
         _list("note", report.notes),
         _list("NOT RUN", report.not_run),
@@ -81,7 +82,7 @@ def _engines(report: Report) -> str:
             "-" if e.scratch is None else byte_size(e.scratch),
             e.achieved.precision,
         )
-        for e in report.engines
+        for e in (*report.engines, *decode.engines(report.decode))
     ]
     lines = [table.render(("engine", "built in", "size", "scratch memory", "computes in"), rows)] if rows else []
     for engine in report.engines:

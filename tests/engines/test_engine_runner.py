@@ -388,3 +388,31 @@ class TestRuntimeCache:
             in rtx.IRuntimeCache.deserialize.__doc__
         )
         assert "runtime_config: " in rtx.ICudaEngine.create_execution_context.__doc__
+
+
+class TestResidentTensors:
+    """A cache that an engine updates in place has one address, as input and as output, in every run."""
+
+    def test_what_is_kept_is_written_to_where_it_was_and_read_from_there(self, loaded) -> None:
+        state = State(tensors())
+        runner = loaded(state)
+        held = runner.zeros("x", (2, 4, 3))
+        assert not runner.fetched("x", held).any()
+        held += 1.5
+        for times in (2, 4, 8):  # the fake engine doubles
+            fetched, kept = runner.resume({}, {"x": held}, {"y": held})
+            assert not fetched and kept["y"].data_ptr() == held.data_ptr()
+            assert (runner.fetched("x", kept["y"]) == 1.5 * times).all()
+
+    def test_what_is_kept_without_a_place_gets_its_own(self, loaded) -> None:
+        runner = loaded(State(tensors()))
+        x = np.ones((2, 4, 3), np.float32)
+        fetched, kept = runner.resume({"x": x}, {}, {"y": None})
+        assert not fetched and (runner.fetched("x", kept["y"]) == 2).all()
+        again, _ = runner.resume({}, {"x": kept["y"]}, {})
+        assert (again["y"] == 4).all()
+
+    def test_sizes_of_what_is_carried_are_held_to_the_profile(self, loaded) -> None:
+        runner = loaded(State(tensors()))
+        with pytest.raises(UsageError, match=r"Axis 1 of input 'x' \(length\) is 17"):
+            runner.resume({}, {"x": runner.zeros("x", (2, 17, 3))}, {})
