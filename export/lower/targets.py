@@ -40,8 +40,9 @@ class Target:
         types: Element types of Q, K and V that it computes.
         extras: Optional parts of the operator that it honours: "past" (past and present), "unread present" (a past
             whose present outputs are left out), "nonpad_kv_seqlen", "kv_lengths" (the same alone, on an operator of the
-            target's own, TRT_Attention), "window", "softcap", "softmax_precision", "mask and causal" (both on one node), "value type" (V of another type than
-            Q), "value size" (V of another head size than Q), "rotary batch" (cos and sin with batch 1 for any batch),
+            target's own, TRT_Attention), "window", "softcap", "softmax_precision", "mask and causal" (both on one
+            node), "value type" (V of another type than Q), "value size" (V of another head size than Q), "rotary batch"
+            (cos and sin with batch 1 for any batch),
             "shared operands" (one tensor as Q or K of several attentions), "any scale" (negative or 0),
             "one query among new keys" (is_causal after a past, one query and more new keys than that), "subgraphs" (an
             attention inside the body of an If, Loop or Scan).
