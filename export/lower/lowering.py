@@ -26,6 +26,7 @@ from export.lower.scale import lower_scale
 from export.lower.scores import lower_scores, masked
 from export.lower.share import share
 from export.lower.single_head import lower_single_head, swap
+from export.lower.size_reads import read_sizes_before_moves
 from export.lower.sizes import lower_sizes, unpad
 from export.lower.step import Step
 from export.lower.structure import lower_structure
@@ -114,6 +115,9 @@ def lower(model: ir.Model, target: str, attention: str = "native", precision: ir
         else:
             steps.extend(_lower_attention(node, row, build, inner=node.graph is not lowered.graph))
     if steps:
+        if row.flat:
+            for graph in graphs(lowered):
+                read_sizes_before_moves(graph)
         share(lowered, older)
         for graph in graphs(lowered):
             sweep(graph)

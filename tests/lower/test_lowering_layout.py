@@ -169,3 +169,21 @@ def test_a_graph_lowered_for_one_target_is_lowered_for_another() -> None:
     before = model(f"{SPLIT} a = Attention<is_causal = 1>(q, k, v, m)\n {MERGE}")
     flat = lower(before, "ort").model
     same(before, for_ort_check(lower(flat, "tensorrt-rtx").model))
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        "n = Shape<start = 2, end = 3>(q)",
+        "all = Shape(q)\n two = Constant<value = int64[1] {2}>()\n n = Gather(all, two)",
+    ],
+    ids=["one axis", "gathered"],
+)
+def test_a_size_is_read_before_the_heads_are_moved(read: str) -> None:
+    nodes = f"{SPLIT} a = Attention(q, k, v, m)\n {MERGE}\n {read}\n z = Neg(n)"
+    before = model(nodes, "float[B,S,24] y, int64[1] z")
+    lowered = lower(before, "ort").model
+    assert set(kinds(lowered)) == {"Attention", "Gather", "Identity", "Neg", "Shape"} - (
+        {"Gather"} if "start" in read else set()
+    )
+    same(before, lowered)

@@ -1,0 +1,56 @@
+"""One thing that is timed: what it is called, what kind of peer it is, and how it is opened."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+OURS, EXPORT, HAND, PEER, CONTRIB, TORCH = "attnproof", "as exported", "by hand", "tool", "ort operator", "pytorch"
+"""Kinds: what this project makes of a file; the file itself; the graph written by hand; what another tool makes of the
+same file; ONNX Runtime's own operator by hand; PyTorch."""
+
+Outputs = Mapping[str, Any]
+
+
+class Unavailable(Exception):
+    """A contender that cannot run here; the message says why, and it is reported as NOT RUN."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A contender that is ready.
+
+    Attributes:
+        call: Computes once, and returns when the result is complete.
+        outputs: Computes once and returns numpy arrays by output name, for the check.
+    """
+
+    call: Callable[[], object]
+    outputs: Callable[[], Outputs]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Something to time.
+
+    Attributes:
+        name: As the tables call it.
+        kind: One of the kinds of this file.
+        open: Makes it ready with the workload's inputs; raises Unavailable where it cannot run here.
+        route: Which export it was made of, as "torchscript-17"; "" where it was made of none.
+        stage: Which stage of this project it is: "exported", "fused", "lowered"; "" for peers.
+    """
+
+    name: str
+    kind: str
+    open: Callable[[], Opened]
+    route: str = ""
+    stage: str = ""
+
+
+def not_here(name: str, kind: str, why: str, route: str = "") -> Contender:
+    """Returns a contender that says why it is NOT RUN."""
+
+    def refuse() -> Opened:
+        raise Unavailable(why)
+
+    return Contender(name, kind, refuse, route)

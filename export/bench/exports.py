@@ -1,0 +1,86 @@
+"""The plain export of a module to a file: PyTorch's own exporters at their usual opsets, batch and length free."""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from export.bench.contender import Unavailable
+
+ROUTES: Mapping[str, tuple[str, int]] = MappingProxyType(
+    {"torchscript-17": ("torchscript", 17), "dynamo-18": ("dynamo", 18), "dynamo-23": ("dynamo", 23)}
+)
+"""{name: (exporter, opset)}."""
+AXES = {0: "batch", 1: "length"}
+_SMALL = (2, 16)
+"""Batch and length that an export is traced at: neither 0 nor 1, which exporters treat as constants."""
+
+
+def export(module: Any, inputs: Mapping[str, Any], route: str, path: Path) -> Path:
+    """Writes a module's ONNX file and returns its path; nothing of this project touches it.
+
+    Args:
+        module: In eval mode.
+        inputs: Example inputs by parameter name, in forward's order; axes 0 and 1 are batch and length.
+        route: A key of `ROUTES`.
+        path: The file.
+
+    Raises:
+        Unavailable: The exporter raises.
+    """
+    import torch
+
+    exporter, opset = ROUTES[route]
+    small = {
+        name: x[: _SMALL[0], : _SMALL[1]] if x.shape[0] >= _SMALL[0] else _widened(x) for name, x in inputs.items()
+    }
+    names, args = list(small), tuple(small.values())
+    try:
+        with _quiet(), torch.no_grad():
+            if exporter == "torchscript":
+                torch.onnx.export(
+                    module,
+                    args,
+                    str(path),
+                    dynamo=False,
+                    opset_version=opset,
+                    input_names=names,
+                    dynamic_axes={name: AXES for name in names},
+                )
+            else:
+                dims = {axis: torch.export.Dim(name) for axis, name in AXES.items()}
+                torch.onnx.export(
+                    module,
+                    args,
+                    str(path),
+                    dynamo=True,
+                    opset_version=opset,
+                    input_names=names,
+                    dynamic_shapes={name: dims for name in names},
+                    external_data=False,
+                    verbose=False,
+                )
+    except Exception as error:  # exporters raise whatever tracing raises
+        lines = str(error).strip().splitlines() or ["no message"]
+        raise Unavailable(f"PyTorch's {exporter} exporter raised {type(error).__name__}: {lines[0][:160]}") from error
+    return path
+
+
+def _widened(x: Any) -> Any:
+    return x.expand(_SMALL[0], *x.shape[1:])[:, : _SMALL[1]].contiguous()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

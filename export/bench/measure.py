@@ -1,0 +1,95 @@
+"""Opens the contenders of a workload, checks every answer, times them in turn, and says what came of it."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+
+from export.bench import memory
+from export.bench.ceilings import Ceilings
+from export.bench.clock import Times, interleaved
+from export.bench.contender import EXPORT, OURS, Contender, Opened, Unavailable
+from export.bench.result import NOT_RUN, TIMED, WRONG, Case, Row
+from export.bench.shapes import floor_seconds
+from export.bench.spread import Ratio, ratio, timing
+from export.bench.workload import Workload, key
+
+_log = logging.getLogger(__name__)
+
+
+def measured(workload: Workload, ceilings: Ceilings, seconds: float) -> Case:
+    """Returns everything about one workload.
+
+    Args:
+        workload: What to measure.
+        ceilings: The machine's.
+        seconds: About how long its contenders are timed, all together.
+    """
+    rows: dict[str, Row] = {}
+    opened: dict[str, Opened] = {}
+    for contender in workload.contenders:
+        name = key(contender)
+        row = Row(contender.name, contender.kind, contender.route, contender.stage)
+        try:
+            opened[name], taken = memory.peak(contender.open)
+            rows[name] = replace(row, memory_bytes=taken)
+        except Unavailable as error:
+            rows[name] = replace(row, status=NOT_RUN, reason=str(error))
+    rows |= _judged(workload, rows, opened)
+    times = interleaved({name: one.call for name, one in opened.items()}, seconds)
+    work, (item, count) = workload.work, workload.items
+    floor = None
+    if work.flops is not None:
+        floor = floor_seconds(work.flops, work.bytes, ceilings.flops_per_second, ceilings.bytes_per_second)
+    baseline = next((n for c in workload.contenders if c.kind == EXPORT and (n := key(c)) in times), "")
+    for name, found in times.items():
+        clock = timing(found.wall, found.cpu)
+        rows[name] = replace(
+            rows[name],
+            timing=clock,
+            speedup=ratio(found.wall, times[baseline].wall) if baseline else None,
+            ours=_ours(workload.contenders, rows[name], found, times),
+            gflops=None if work.flops is None else work.flops / clock.p50_ms / 1e6,
+            of_floor=None if floor is None else 1000 * floor / clock.p50_ms,
+            items_per_second=count * clock.per_second,
+        )
+    return Case(
+        name=workload.name,
+        sizes=dict(workload.sizes),
+        dtype=workload.dtype,
+        baseline=baseline,
+        item=item,
+        flops=work.flops,
+        bytes=work.bytes,
+        counted=work.how,
+        floor_ms=None if floor is None else 1000 * floor,
+        rows=tuple(rows.values()),
+    )
+
+
+def _judged(workload: Workload, rows: Mapping[str, Row], opened: Mapping[str, Opened]) -> dict[str, Row]:
+    """Returns the rows with what became of their answers; PyTorch's own error is the yardstick of them all."""
+    from export.parity.result import FAIL
+
+    if not opened:
+        return {}
+    report = workload.judge({name: one.outputs() for name, one in opened.items()})
+    found = {}
+    for judged in report.rows:
+        if judged.stage in opened:
+            wrong = judged.status == FAIL
+            found[judged.stage] = replace(
+                rows[judged.stage],
+                status=WRONG if wrong else TIMED,
+                reason=judged.reason if wrong else "",
+                error=judged.max_error,
+                budget_used=judged.ratio,
+            )
+    return found
+
+
+def _ours(contenders: tuple[Contender, ...], row: Row, found: Times, times: Mapping[str, Times]) -> Ratio | None:
+    """Returns how many times as fast as a row our lowered graph is: that of the same export, or the slowest."""
+    lowered = [c for c in contenders if c.kind == OURS and c.stage == "lowered" and key(c) in times]
+    mine = [c for c in lowered if c.route == row.route] or lowered
+    ratios = [ratio(times[key(c)].wall, found.wall) for c in mine]
+    return min(ratios, key=lambda r: r.value, default=None)

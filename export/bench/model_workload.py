@@ -1,0 +1,147 @@
+"""A form, a factory or an .onnx file as a workload: its exports, what the tools make of them, and PyTorch."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from export.bench import elsewhere, graph_work, ort_contenders, tools, torch_contenders
+from export.bench.contender import EXPORT, OURS, PEER, Contender, Outputs
+from export.bench.exports import ROUTES
+from export.bench.shape_workload import DRAWS
+from export.bench.workload import Recorded, Work, Workload
+from export.errors import CaptureError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from export.bench.run import Asked
+    from export.capture import Captured
+    from export.capture.contract import Source
+    from export.parity import ParityReport
+
+    Arrays = Mapping[str, "np.ndarray"]
+
+
+def workloads(asked: "Asked", folder: Path) -> "Iterator[Workload]":
+    """Yields the one workload of a form, a factory or a file.
+
+    Raises:
+        UsageError: The source does not load, or has no such sizes.
+    """
+    yield _of_file(asked) if asked.source.endswith(".onnx") else _of_module(asked, folder)
+
+
+def _of_module(asked: "Asked", folder: Path) -> Workload:
+    from export import capture, model_file
+    from export.model.form import Case
+    from export.parity import arrays
+
+    source = capture.load_source(asked.source, seed=asked.seed)
+    sizes = {**source.sizes(), **{n: opt for n, (_, opt, _) in source.dims.items() if n.isidentifier()}, **asked.sizes}
+    inputs = source.draw(Case("bench", sizes, seed=asked.seed))
+    feeds = arrays.feeds(inputs)
+    made: dict[str, Captured | CaptureError] = {}
+
+    def file(route: str) -> Path:
+        exporter, opset = ROUTES[route]
+        if route not in made:
+            try:
+                made[route] = capture.capture(source, dtype="fp32", exporter=exporter, opset=opset)
+            except CaptureError as error:
+                made[route] = error
+        found, path = made[route], folder / f"model.{route}.onnx"
+        if isinstance(found, CaptureError):
+            raise found
+        if not path.exists():
+            model_file.save(found.model, path)
+        return path
+
+    contenders = [c for r in asked.routes for c in stages(lambda r=r: file(r), feeds, asked, r)]  # type: ignore[misc]
+    contenders.append(torch_contenders.eager(source.module, inputs))
+
+    def judge(answers: Mapping[str, Outputs]) -> "ParityReport":
+        from export.parity import check_stages
+
+        recorded = {name: Recorded(outputs) for name, outputs in answers.items()}
+        return check_stages(source, None, recorded, dtype="fp32", cases=[inputs], draws=DRAWS)
+
+    return Workload(
+        name=source.name,
+        sizes=sizes,
+        dtype="fp32",
+        contenders=(*contenders, *elsewhere.contenders()),
+        work=_module_work(source, inputs),
+        judge=judge,
+        items=("calls", 1),
+    )
+
+
+def _of_file(asked: "Asked") -> Workload:
+    from engines.feeds import resolve_dims
+    from engines.runner import TensorSpec
+    from export import model_file
+    from export.onnx_subject import OnnxSubject, dtype_of
+
+    path = Path(asked.source)
+    model = model_file.load(path)
+    dtype = dtype_of(model)
+    if dtype == "bf16":
+        raise UsageError(f"{path} computes in bfloat16, for which ONNX Runtime's CPU provider has too few kernels.")
+    subject = OnnxSubject(path, dtype, asked.seed)
+    exported = subject.exported()
+    sizes = resolve_dims([TensorSpec(t.name, t.dtype, t.shape) for t in exported.inputs], asked.sizes)
+    feeds = subject.draw(exported, sizes)
+
+    def judge(answers: Mapping[str, Outputs]) -> "ParityReport":
+        profile = {name: (size, size, size) for name, size in sizes.items()}
+        return subject.judge(exported, {n: Recorded(o) for n, o in answers.items()}, profile, "keep")
+
+    return Workload(
+        name=path.name,
+        sizes=sizes,
+        dtype=dtype,
+        contenders=(*stages(lambda: path, feeds, asked, ""), *elsewhere.contenders()),
+        work=graph_work.work(model, {name: array.shape for name, array in feeds.items()}),
+        judge=judge,
+        items=("calls", 1),
+    )
+
+
+def stages(file: Callable[[], Path], feeds: "Arrays", asked: "Asked", route: str) -> list[Contender]:
+    """Returns a file as exported, our stages of it, and what the tools make of it; each is made when it is opened.
+
+    Args:
+        file: The file; a ToolkitError of it says why all of them are NOT RUN.
+        feeds: Inputs by name.
+        asked: Threads, and whether fusing is verified.
+        route: Which export it is, or "".
+    """
+
+    def one(name: str, kind: str, make: Callable[[Path], Path | bytes], stage: str = "") -> Contender:
+        return ort_contenders.contender(
+            name, kind, lambda: make(file()), feeds, asked.threads, route=route, stage=stage
+        )
+
+    return [
+        one("as exported", EXPORT, lambda path: path, "exported"),
+        one("fused, not lowered", OURS, lambda path: tools.fused(path, verify=asked.verify), "fused"),
+        one("attnproof", OURS, lambda path: tools.lowered(path, verify=asked.verify), "lowered"),
+        *(one(name, PEER, lambda path, tool=tool: tool(path, 0, 0)) for name, tool in tools.PEERS.items()),  # type: ignore[misc]
+    ]
+
+
+def _module_work(source: "Source", inputs: Mapping[str, Any]) -> Work:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from export.parity import arrays
+
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        outputs = arrays.outputs(source.module(**inputs))
+    held = [*source.module.parameters(), *source.module.buffers()]
+    traffic = sum(x.numel() * x.element_size() for x in held)
+    traffic += sum(array.nbytes for array in (*arrays.feeds(inputs).values(), *outputs.values()))
+    flops = int(counter.get_total_flops())
+    how = "products and convolutions by torch.utils.flop_counter; weights and inputs read, outputs written once"
+    return Work(flops or None, traffic, how)

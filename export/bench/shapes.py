@@ -1,0 +1,79 @@
+"""What is computed, as numbers: the attention shapes of a set, and how much work one of them is."""
+
+from dataclasses import dataclass
+
+HEAD_SIZE = 64
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One attention, Q, K and V given: no projections.
+
+    Attributes:
+        family: Which module computes it: "padded" (BERT-like: keys hidden by a padding mask) or "causal" (LLaMA-like:
+            causal, grouped key/value heads, RoPE on Q and K).
+        batch: B.
+        queries: S, and how many keys there are unless `keys` says so.
+        heads: Query heads H.
+        kv_heads: Key/value heads Hkv.
+        size: Head size D.
+        keys: T; 0 means S.
+    """
+
+    family: str
+    batch: int
+    queries: int
+    heads: int = 12
+    kv_heads: int = 12
+    size: int = HEAD_SIZE
+    keys: int = 0
+
+    @property
+    def name(self) -> str:
+        """The words for tables, as in "padded B8 S512"."""
+        return f"{self.family} B{self.batch} S{self.queries}"
+
+    @property
+    def key_count(self) -> int:
+        """T."""
+        return self.keys or self.queries
+
+    def flops(self, kept: int | None = None) -> int:
+        """Returns the floating-point operations of the two matrix products that the result depends on.
+
+        `4 * D * H` for each pair of a query and a key that it may see (2 D for Q K^T, 2 D for P V); softmax and RoPE
+        are not counted, as is usual (arXiv 2205.14135).
+
+        Args:
+            kept: Pairs of a query and a key, over the whole batch; None takes those the family sees without padding.
+        """
+        pairs = self.pairs() if kept is None else kept
+        return 4 * self.size * self.heads * pairs
+
+    def pairs(self) -> int:
+        """Returns how many pairs of a query and a key there are: a causal query i sees the keys up to i + T - S."""
+        queries, keys = self.queries, self.key_count
+        if self.family != "causal":
+            return self.batch * queries * keys
+        return self.batch * (queries * (keys - queries) + queries * (queries + 1) // 2)
+
+    def bytes(self, item: int = 4) -> int:
+        """Returns the least memory traffic: Q, K and V read once and the output written once.
+
+        Args:
+            item: Bytes of one number.
+        """
+        queries = 2 * self.batch * self.heads * self.queries * self.size
+        return item * (queries + 2 * self.batch * self.kv_heads * self.key_count * self.size)
+
+
+def floor_seconds(flops: float, traffic: float, flops_per_second: float, bytes_per_second: float) -> float:
+    """Returns the roofline floor: no machine with these two ceilings computes it in less time."""
+    return max(flops / flops_per_second, traffic / bytes_per_second)
+
+
+PLACES = ((1, 128), (1, 512), (8, 128), (8, 512))
+PADDED = tuple(Shape("padded", b, s) for b, s in PLACES)
+CAUSAL = tuple(Shape("causal", b, s, kv_heads=4) for b, s in PLACES)
+SETS = {"cpu": PADDED + CAUSAL, "padded": PADDED, "causal": CAUSAL}
+"""Shape sets by the name that `bench` takes; `cpu` is the eight cases."""

@@ -1,0 +1,188 @@
+"""How a bench reads, on a terminal and in the README: a table a case, what was NOT RUN and why, a table of cases."""
+
+from typing import Any
+
+from export.report import table
+from export.report.bench_summary import Document, Line, RowJson, lines
+
+_COLUMNS = (
+    "contender",
+    "p50 ms",
+    "p90 ms",
+    "p99 ms",
+    "spread",
+    "CPU ms",
+    "speed-up",
+    "attnproof is",
+    "1000/s",
+    "GFLOP/s",
+    "of floor",
+    "MiB",
+    "error/budget",
+)
+
+
+def render(document: Document) -> str:
+    """Returns the text for stdout; its last line is PASSED, or FAILED where an answer of ours is wrong."""
+    parts = [_head(document)]
+    parts += [_case(case) for case in document["cases"]]
+    parts += [_not_run(document), summary(document), "FAILED\n" if wrong(document) else "PASSED\n"]
+    return "\n".join(part for part in parts if part)
+
+
+def wrong(document: Document) -> bool:
+    """Says whether an answer of this project was outside its budget."""
+    return any(
+        row["status"] == "WRONG" and row["kind"] == "attnproof" for case in document["cases"] for row in case["rows"]
+    )
+
+
+def summary(document: Document) -> str:
+    """Returns a line for every case, in short."""
+    header = (
+        "case",
+        "as exported, ms",
+        "attnproof",
+        "by hand",
+        "arrived",
+        "best tool",
+        "ahead",
+        "ort operator",
+        "pytorch",
+        "of floor",
+    )
+    return table.render(header, [_short(line) for line in lines(document)])
+
+
+def markdown(document: Document) -> str:
+    """Returns the README's table of cases, with what is needed to read and repeat it."""
+    rows = [
+        "| case | as exported | attnproof | best by hand | best tool, same file | com.microsoft | PyTorch | of floor |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for line in lines(document):
+        export = "-" if line.export is None else f"{line.export['timing']['p50_ms']:.3g} ms"
+        cells = [
+            line.case["name"],
+            export,
+            f"**{_speedup(line.ours)}**",
+            f"{_speedup(line.hand)} ({_name(line.hand)})",
+            f"{_speedup(line.tool)} ({_name(line.tool)})",
+            _speedup(line.contrib),
+            f"{_speedup(line.torch)} ({_name(line.torch)})",
+            _percent(None if line.ours is None else line.ours["of_floor"]),
+        ]
+        rows.append("| " + " | ".join(cells) + " |")
+    said = ", ".join(f"{name} {number}" for name, number in document["versions"].items())
+    return "\n".join(
+        [
+            *rows,
+            "",
+            "Speed-up over the graph as PyTorch exported it, each the median of interleaved rounds ± half their "
+            "interquartile range; fp32, q, k and v in, no projections; "
+            "attnproof is the slowest of the exports. "
+            f"Measured {document['date']} on a {document['machine']}, {document['pinning']}, by "
+            f"`{document['command']}` with {said}.",
+        ]
+    )
+
+
+def _head(document: Document) -> str:
+    top = document["ceilings"]
+    return (
+        f"{document['command']}\n"
+        f"{document['date']}, {document['machine']}, {document['pinning']}, seed {document['seed']}\n"
+        f"ceilings measured here: {top['flops_per_second'] / 1e9:.1f} GFLOP/s (matrix product, fp32), "
+        f"{top['bytes_per_second'] / 1e9:.1f} GB/s (copy)\n"
+    )
+
+
+def _case(case: Document) -> str:
+    flops = "FLOPs not counted" if case["flops"] is None else f"{case['flops'] / 1e6:.1f} MFLOP"
+    floor = "" if case["floor_ms"] is None else f", roofline floor {case['floor_ms']:.3g} ms"
+    sizes = " ".join(f"{name}={size}" for name, size in case["sizes"].items())
+    head = (
+        f"{case['name']} ({case['dtype']}; {sizes}): {flops}, {case['bytes'] / 2**20:.2f} MiB{floor}; "
+        f"speed-up over: {case['baseline'] or 'nothing was timed'}; 1000/s: thousand {case['item']} a second\n"
+    )
+    timed = [row for row in case["rows"] if row["timing"] is not None]
+    return head + table.render(_COLUMNS, [_row(row) for row in timed])
+
+
+def _row(row: RowJson) -> tuple[str, ...]:
+    time: dict[str, Any] = row["timing"]
+    ours = row["ours"]
+    return (
+        _title(row),
+        *(f"{time[name]:.3f}" for name in ("p50_ms", "p90_ms", "p99_ms")),
+        f"{100 * time['spread']:.1f}%",
+        "-" if time["cpu_ms"] is None else f"{time['cpu_ms']:.3f}",
+        _speedup(row),
+        "-" if ours is None or _is_ours(row) else _compared(ours),
+        f"{row['items_per_second'] / 1000:.1f}",
+        "-" if row["gflops"] is None else f"{row['gflops']:.1f}",
+        _percent(row["of_floor"]),
+        "-" if row["memory_bytes"] is None else f"{row['memory_bytes'] / 2**20:.1f}",
+        f"{row['budget_used']:.2f}{' WRONG' if row['status'] == 'WRONG' else ''}"
+        if row["budget_used"] is not None
+        else "-",
+    )
+
+
+def _short(line: Line) -> tuple[str, ...]:
+    export = line.export
+    return (
+        line.case["name"],
+        "-" if export is None else f"{export['timing']['p50_ms']:.3f}",
+        _speedup(line.ours),
+        _speedup(line.hand),
+        line.arrived,
+        _speedup(line.tool),
+        line.ahead,
+        _speedup(line.contrib),
+        _speedup(line.torch),
+        _percent(None if line.ours is None else line.ours["of_floor"]),
+    )
+
+
+def _not_run(document: Document) -> str:
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for case in document["cases"]:
+        for row in case["rows"]:
+            if row["status"] == "NOT RUN":
+                reasons.setdefault((_title(row), row["reason"]), []).append(case["name"])
+            elif row["status"] == "WRONG":
+                reasons.setdefault((f"WRONG: {_title(row)}", row["reason"]), []).append(case["name"])
+    count = len(document["cases"])
+    return "".join(
+        f"{'' if title.startswith('WRONG') else 'NOT RUN: '}{title}"
+        f"{'' if len(cases) == count else ' on ' + ', '.join(cases)}: {reason}\n"
+        for (title, reason), cases in reasons.items()
+    )
+
+
+def _title(row: RowJson) -> str:
+    return f"{row['name']} ({row['route']})" if row["route"] else str(row["name"])
+
+
+def _name(row: RowJson | None) -> str:
+    return "-" if row is None else str(row["name"])
+
+
+def _is_ours(row: RowJson) -> bool:
+    return bool(row["kind"] == "attnproof" and row["stage"] == "lowered")
+
+
+def _speedup(row: RowJson | None) -> str:
+    found = None if row is None else row["speedup"]
+    return "-" if found is None else f"{found['value']:.2f} ±{found['spread'] * found['value']:.2f}"
+
+
+def _compared(ratio: dict[str, float]) -> str:
+    if abs(ratio["value"] - 1) <= 2 * ratio["spread"]:
+        return f"equal ({ratio['value']:.2f})"
+    return f"{ratio['value']:.2f} x"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.0f}%"
