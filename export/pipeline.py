@@ -79,7 +79,8 @@ def _build(todo: Plan, loaded: subject.Subject, parts: digest.Parts, folder: Pat
     count = fused.summary
     _log.info("fuse      %d of %d attentions are one op", count.fused + count.already, count.found)
 
-    lowered = lower(fused.model, target, spec.attention, TYPES[str(spec.dtype)])
+    usual = {name: opt for name, (_, opt, _) in profile.dims.items()}
+    lowered = lower(fused.model, target, spec.attention, TYPES[str(spec.dtype)], usual)
     lowered_path = folder / f"lowered.{target}.onnx"
     model_file.save(lowered.model, lowered_path)
     _log.info("lower     for %s: %d changes", target, len(lowered.steps))

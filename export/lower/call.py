@@ -17,6 +17,24 @@ TRT_MARK = "TRT_decomposable"
 
 
 @dataclass(frozen=True)
+class Rotation:
+    """A rotary embedding that the attention itself applies.
+
+    Attributes:
+        cos, sin: Float32 tables [positions, R]; row i is for query i, and for key i.
+        size: Columns that are rotated, 2R.
+        interleaved: 1 where neighbours are a pair, else 0.
+        key: Whether K is rotated too.
+    """
+
+    cos: ir.Value
+    sin: ir.Value
+    size: int
+    interleaved: int
+    key: bool
+
+
+@dataclass(frozen=True)
 class Call:
     """An attention: `softmax(cap(scale * Q @ K^T) + mask) @ V`.
 
@@ -44,6 +62,8 @@ class Call:
         decomposed: Whether it is written as MatMul, Softmax, MatMul instead of one node.
         plugin: Whether it is written as one node of the plugin operator.
         counted: Whether it is written as the target's operator that takes `lengths` itself.
+        rotation: What the plugin node rotates Q and K by, or None.
+        usual_keys: How many keys the profile's usual call has; None where that is not known.
         swapped: Whether batch and head axes have changed places.
         inner: Whether it is inside the body of an If, Loop or Scan.
         marked: Whether the node carries TRT_decomposable=1.
@@ -74,6 +94,8 @@ class Call:
     decomposed: bool = False
     plugin: bool = False
     counted: bool = False
+    rotation: Rotation | None = None
+    usual_keys: int | None = None
     swapped: bool = False
     inner: bool = False
     marked: bool = False

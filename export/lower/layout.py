@@ -18,8 +18,8 @@ from export.lower.targets import Target
 
 _SWAP = (0, 2, 1, 3)
 _MOVES = frozenset({
-    "Concat", "Constant", "Gather", "Mul", "Reshape", "RotaryEmbedding", "Shape", "Slice", "Squeeze", "Transpose",
-    "Unsqueeze",
+    "Cast", "Concat", "Constant", "Expand", "Gather", "Mul", "Reshape", "RotaryEmbedding", "Shape", "Slice", "Squeeze",
+    "Transpose", "Unsqueeze",
 })  # fmt: skip
 """What may be left without a reader: the moves themselves, and the shapes they were told."""
 

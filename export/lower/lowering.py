@@ -1,14 +1,16 @@
 """The ladder: every attention is read, goes through the steps in order, and is written back if one of them applied."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import onnx_ir as ir
 
+from engines import dimension
 from export.errors import UsageError
 from export.graph.build import Builder
 from export.graph.shapes import infer
-from export.graph.values import graphs
+from export.graph.values import Dim, graphs
 from export.lower.cache import lower_cache
 from export.lower.call import Call, read, take_place, write
 from export.lower.decompose import lower_precision, lower_whole, write_decomposed
@@ -72,7 +74,13 @@ class Lowered:
     steps: tuple[Step, ...]
 
 
-def lower(model: ir.Model, target: str, attention: str = "native", precision: ir.DataType | None = None) -> Lowered:
+def lower(
+    model: ir.Model,
+    target: str,
+    attention: str = "native",
+    precision: ir.DataType | None = None,
+    usual: Mapping[str, int] = MappingProxyType({}),
+) -> Lowered:
     """Returns `model` rewritten so that `target` computes what ONNX says.
 
     Args:
@@ -83,6 +91,8 @@ def lower(model: ir.Model, target: str, attention: str = "native", precision: ir
             "plugin", where it takes every attention it can.
         precision: What the graph was asked to compute in: an attention left in float32 is cast back to it where the
             target's fused kernels need that. None leaves each in its own type.
+        usual: Sizes of symbolic dimensions in the usual call, where they are known: what is a matter of speed
+            alone goes by them.
 
     Raises:
         UsageError: There is no such target, or it takes no plugins and "plugin" was asked for.
@@ -113,7 +123,7 @@ def lower(model: ir.Model, target: str, attention: str = "native", precision: ir
         if node.op_type == "RotaryEmbedding":
             steps.extend(lower_rotary(node, row, build))
         else:
-            steps.extend(_lower_attention(node, row, build, inner=node.graph is not lowered.graph))
+            steps.extend(_lower_attention(node, row, build, inner=node.graph is not lowered.graph, usual=usual))
     if steps:
         if row.flat:
             for graph in graphs(lowered):
@@ -162,6 +172,13 @@ def _inline(model: ir.Model, row: Target) -> list[Step]:
     return [Step(model.graph.name or "model", f"inline {count} functions", why)]
 
 
+def _size(length: Dim | None, usual: Mapping[str, int]) -> int | None:
+    """Returns a length where every name in it has a size."""
+    if length is None or any(name not in usual for name in dimension.names(length)):
+        return None
+    return dimension.value(length, usual)
+
+
 def _names(model: ir.Model) -> set[str]:
     return {n.name or "" for g in graphs(model) for n in g}
 
@@ -176,8 +193,11 @@ def _free(prefix: str, names: set[str]) -> str:
     return free
 
 
-def _lower_attention(node: ir.Node, row: Target, build: Builder, *, inner: bool) -> list[Step]:
+def _lower_attention(
+    node: ir.Node, row: Target, build: Builder, *, inner: bool, usual: Mapping[str, int]
+) -> list[Step]:
     call = replace(read(node), inner=inner)
+    call = replace(call, usual_keys=_size(call.new_keys, usual))
     refuse_call(call, row)
     refuse_ambiguous(call)
     if node.metadata_props.get(LOWERED_FOR) == row.name:

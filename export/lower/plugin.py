@@ -17,6 +17,7 @@ from export.lower.cache import outside
 from export.lower.call import Call
 from export.lower.extremes import typed
 from export.lower.heads import split
+from export.lower.rotation import fold_rotation
 from export.lower.step import Step
 from export.lower.structure import lower_structure
 from export.lower.targets import Target
@@ -42,8 +43,9 @@ def lower_plugin(call: Call, row: Target, build: Builder) -> tuple[Call, tuple[S
     if call.offset is not None and not call.in_step:  # lower right counts from the last key, ONNX from the past's end
         call, _ = lower_structure(call, replace(row, extras=frozenset()), build)
     call, _ = typed(call, row, build)
+    call, turned = fold_rotation(call, build)
     why = f"{row.title} does not compute {' and '.join(refused)} natively." if refused else "It was asked for."
-    return call, (call.said("plugin", why),)
+    return call, (call.said("plugin", why), *turned)
 
 
 def _refused(call: Call, row: Target) -> list[str]:
@@ -90,12 +92,15 @@ def write_plugin(call: Call, build: Builder) -> ir.Value:
     if call.causal:
         causal = LOWER_RIGHT if call.offset is not None or call.lengths is not None else UPPER_LEFT
     scale = call.scale if call.scale is not None else float(call.head_size or 1) ** -0.5
-    bias = _bias(call, build)
+    bias, turned = _bias(call, build), call.rotation
     settings = Settings(
         scale=scale,
         softcap=call.softcap,
         causal_kind=causal,
         window=call.window[0] + 1 if call.window[0] >= 0 else 0,
+        rotary_embedding_dim=turned.size if turned else 0,
+        interleaved=turned.interleaved if turned else 0,
+        rotate_key=int(turned.key) if turned else 0,
         has_bias=int(bias is not None),
         has_lengths=int(call.lengths is not None),
     )
@@ -104,8 +109,8 @@ def write_plugin(call: Call, build: Builder) -> ir.Value:
         "q": call.query,
         "k": call.key,
         "v": call.value,
-        "cos": no_table,
-        "sin": no_table,
+        "cos": turned.cos if turned else no_table,
+        "sin": turned.sin if turned else no_table,
         "bias": bias if bias is not None else build.constant(np.zeros((1, 1, 1, 1), call.dtype.numpy())),
         "lengths": _lengths(call, build),
     }
