@@ -1,7 +1,8 @@
 """A ready ONNX file as the subject of a build: there is no PyTorch module, so the file itself is the reference.
 
 Its truth is the same graph in float64 (`export.onnx_truth`), and the yardstick of its error budget is the file's own
-error at its dtype: run on ONNX Runtime as it is, and with its inputs moved by up to one unit in the last place.
+error at its dtype: run on ONNX Runtime as it is, and with its inputs moved by up to one unit in the last place. A file
+in fp32 that another precision is asked of is converted first, and judged as it was (`export.precision.yardstick`).
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -12,9 +13,11 @@ import onnx_ir as ir
 
 from engines import feeds as feeding
 from engines.runner import TensorSpec
-from export import model_file, onnx_truth
+from export import model_file, onnx_measure
 from export.errors import ToolkitError, UsageError
 from export.ort_view import open_graph
+from export.precision import yardstick
+from export.precision.convert import convert
 from export.subject import Exported, Tensor, of_defaults
 
 if TYPE_CHECKING:
@@ -27,7 +30,9 @@ if TYPE_CHECKING:
 
     Arrays = dict[str, npt.NDArray[np.generic]]
 
-MOVED_RUNS = 2
+WIDENED = "exported-widened"
+"""The stage of a graph in bf16 that ONNX Runtime's CPU provider can run: in float32, which shows all but rounding."""
+
 _PRIMES = (7, 11, 5, 13)
 _DTYPES = {ir.DataType.FLOAT16: "fp16", ir.DataType.BFLOAT16: "bf16", ir.DataType.FLOAT: "fp32"}
 
@@ -56,11 +61,13 @@ class OnnxSubject:
         self._how = "the highest precision that runs"
         _refuse_unknown(self._model, path)
         _refuse_nan(self._model, path)
+        self._converted = convert(self._model, dtype) if dtype_of(self._model) != dtype else None
 
     @property
     def truth(self) -> str:
         """What the stages are compared with, said more exactly once it has been run."""
-        return f"{self._path.name} itself in {self._how} ({self._because})"
+        rounded = f", weights rounded to {self._dtype} first" if self._converted else ""
+        return f"{self._path.name} itself in {self._how}{rounded} ({self._because})"
 
     @property
     def dims(self) -> Mapping[str, tuple[int, int, int]]:
@@ -75,7 +82,8 @@ class OnnxSubject:
 
     def exported(self) -> Exported:
         """Returns the file's graph and what it says about itself."""
-        model, graph = self._model, self._model.graph
+        model = self._converted.model if self._converted else self._model
+        graph = model.graph
         weights = graph.initializers
         opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
         return Exported(
@@ -84,6 +92,7 @@ class OnnxSubject:
             tuple(str(value.name) for value in graph.outputs),
             opset,
             " ".join(filter(None, (model.producer_name, model.producer_version))) or "an unnamed exporter",
+            (self._converted.note(self._dtype),) if self._converted else (),
         )
 
     def recalled(self, exported: Exported) -> Exported:
@@ -98,13 +107,13 @@ class OnnxSubject:
         Raises:
             UsageError: ONNX Runtime cannot run the file, or not at such a size.
         """
-        if self._dtype == "bf16":
+        if dtype_of(self._model) == "bf16":
             return  # ONNX Runtime's CPU provider has too few bfloat16 kernels to ask
         runner = open_graph(self._path)
         for corner in range(3):
             sizes = {name: sizes[corner] for name, sizes in dims.items()}
             try:
-                runner.run(self._draw(exported, sizes, self._seed))
+                runner.run(self._as_in_the_file(self._draw(exported, sizes, self._seed)))
             except ToolkitError as error:
                 text = ", ".join(f"{name}={size}" for name, size in sizes.items())
                 hint = of_defaults(dims, defaulted)
@@ -125,22 +134,22 @@ class OnnxSubject:
         from export.parity.result import NOT_RUN, NotRun, ParityReport, ParityRow
 
         row = precision(self._dtype)
-        if self._dtype == "bf16":
+        if dtype_of(self._model) == "bf16":
             reason = "without a PyTorch source the yardstick is ONNX Runtime, whose CPU provider lacks bfloat16 kernels"
             return ParityReport(
                 tuple(ParityRow("typical", s, NOT_RUN, reason=reason) for s in stages), self._dtype, masked_rows
             )
         cases = list(self._cases(exported, profile))
-        truth = onnx_truth.of(self._model, cases[0][1])
-        self._how = truth.how
-        own = open_graph(self._path, optimization="disable")
+        measure = self._measure(cases[0][1])
+        self._how = measure.how
+        if self._dtype == "bf16":
+            stages = {WIDENED: yardstick.widened(exported.model), **stages}
         opened = {stage: candidates.opened(candidate, row) for stage, candidate in stages.items()}
         rows: list[ParityRow] = []
         for name, feeds in cases:
             try:
-                exact = truth.run(feeds)
-                plain = own.run(feeds)
-                moved = [own.run(_moved(feeds, self._dtype, seed)) for seed in range(MOVED_RUNS)]
+                exact = measure.truth(feeds)
+                runs = measure.runs(feeds)
             except ToolkitError as error:
                 rows += [ParityRow(name, stage, NOT_RUN, reason=f"The file does not run: {error}") for stage in stages]
                 continue
@@ -148,8 +157,8 @@ class OnnxSubject:
                 if isinstance(run, NotRun):
                     rows.append(ParityRow(name, stage, NOT_RUN, reason=run.reason))
                     continue
-                runs = moved if stage == "exported" else [*moved, plain]
-                rows.append(_judged(name, stage, run, feeds, exact, runs, row))
+                given = runs[1:] if stage == "exported" and not self._converted else runs
+                rows.append(_judged(name, stage, run, feeds, exact, given, row))
         return ParityReport(tuple(rows), self._dtype, masked_rows)
 
     def whole(self, exported: Exported) -> "Truth":
@@ -168,10 +177,20 @@ class OnnxSubject:
         Raises:
             UsageError: The file does not run on them.
         """
-        own = open_graph(self._path, optimization="disable")
-        exact = onnx_truth.of(self._model, feeds).run(feeds)
-        runs = [own.run(_moved(feeds, self._dtype, seed)) for seed in range(MOVED_RUNS)]
-        return _expected(exact, [*runs, own.run(feeds)])
+        measure = self._measure(feeds)
+        return onnx_measure.expected(measure.truth(feeds), measure.runs(feeds))
+
+    def _measure(self, feeds: "Arrays") -> onnx_measure.Measure:
+        if self._converted:
+            return onnx_measure.of_converted(self._converted, self._dtype, feeds)
+        return onnx_measure.of_file(self._model, self._path, self._dtype, feeds)
+
+    def _as_in_the_file(self, feeds: "Arrays") -> "Arrays":
+        """Returns feeds at the dtype of the build in the types of a file that was converted."""
+        if not self._converted:
+            return feeds
+        half = ("float16", "bfloat16")
+        return {name: x.astype("float32") if x.dtype.name in half else x for name, x in feeds.items()}
 
     def _cases(self, exported: Exported, profile: Mapping[str, tuple[int, int, int]]) -> "Iterator[tuple[str, Arrays]]":
         def sizes(batch: int | None = None, lengths: tuple[int, ...] = ()) -> dict[str, int]:
@@ -216,48 +235,13 @@ def _judged(case: str, stage: str, run: Any, feeds: "Arrays", exact: "Arrays", r
         return ParityRow(case, stage, FAIL, reason=f"It did not run: {error}")
     if list(outputs) != list(exact):
         return ParityRow(case, stage, FAIL, reason=f"Its outputs are {list(outputs)}; the file's are {list(exact)}.")
-    verdicts = [compare(outputs[e.name], e, dtype) for e in _expected(exact, runs)]
+    verdicts = [compare(outputs[e.name], e, dtype) for e in onnx_measure.expected(exact, runs)]
     worst = max(verdicts, key=lambda v: (not v.ok, -1.0 if v.ratio is None else v.ratio))
     largest = max((v.max_error for v in verdicts if v.max_error is not None), default=None)
     place = (worst.output, worst.worst, worst.expected, worst.actual)
     return ParityRow(
         case, stage, OK if worst.ok else FAIL, largest, worst.budget, worst.ratio, *place, reason=worst.reason
     )
-
-
-def _expected(exact: "Arrays", runs: "list[Arrays]") -> "tuple[Expected, ...]":
-    """Returns what each output must be: the exact values, within the reach of these runs."""
-    from export.parity.compare import Expected
-    from export.parity.reach import reach
-
-    found = []
-    for name, value in exact.items():
-        dtype = runs[0][name].dtype.name
-        if value.dtype.kind in "biu":
-            found.append(Expected(name, dtype, value))
-            continue
-        wide = value.astype("float64")
-        far, norm = reach(wide, [r[name].astype("float64") for r in runs], None, None)
-        found.append(Expected(name, dtype, wide, far, norm))
-    return tuple(found)
-
-
-def _moved(feeds: "Arrays", dtype: str, seed: int) -> "Arrays":
-    """Returns the feeds, each number moved by up to one unit in the last place, as rounding may move any input."""
-    import numpy as np
-
-    from export.parity.precision import precision
-
-    generator = np.random.default_rng(seed)
-    moved = {}
-    for name, array in feeds.items():
-        if not array.dtype.name.startswith(("float", "bfloat")):
-            moved[name] = array
-            continue
-        wide = array.astype(np.float64)
-        step = generator.uniform(-1, 1, array.shape) * precision(dtype).ulp(wide)
-        moved[name] = np.asarray(wide + step).astype(array.dtype)
-    return moved
 
 
 def _tensor(value: ir.Value) -> Tensor:

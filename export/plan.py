@@ -71,16 +71,16 @@ def _absolute(source: str) -> str:
 
 
 def _onnx_dtype(spec: Spec) -> str:
-    """An ONNX file computes in the precision it was exported in; asking for another is an error, not a conversion."""
+    """An ONNX file computes in the precision it was exported in, and one in fp32 can be converted to fp16 or bf16."""
     from export import model_file
     from export.onnx_subject import dtype_of
 
     if spec.opset is not None:
         raise UsageError(f"--opset is for exporting PyTorch; {spec.source} is exported already. Leave --opset out.")
     held = dtype_of(model_file.load(spec.source))
-    if spec.dtype not in (None, held):
+    if spec.dtype not in (None, held) and held != "fp32":
         raise UsageError(
-            f"{spec.source} computes in {held}, and --dtype {spec.dtype} was asked for. Precision is decided at "
-            f"export: export it in {spec.dtype}, or leave --dtype out."
+            f"{spec.source} computes in {held}, and --dtype {spec.dtype} was asked for. Only a file in fp32 is "
+            f"converted, because no other holds more than it shows: export it in {spec.dtype}, or leave --dtype out."
         )
-    return held
+    return spec.dtype or held

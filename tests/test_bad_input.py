@@ -209,9 +209,9 @@ def test_target_that_is_not_installed(refused) -> None:
     assert "pip install 'attnproof[tensorrt]'" in sentence
 
 
-def test_dtype_of_a_file_is_not_converted(place: Path, refused) -> None:
-    small_models.save(small_models.attention(), place / "m.onnx")
-    assert "computes in fp32, and --dtype fp16" in refused("build", "m.onnx", "-o", "out", "--dtype", "fp16")
+def test_a_file_in_half_precision_is_not_converted(place: Path, refused) -> None:
+    small_models.save(small_models.attention("float16"), place / "m.onnx")
+    assert "computes in fp16, and --dtype fp32" in refused("build", "m.onnx", "-o", "out", "--dtype", "fp32")
 
 
 def test_config_file(place: Path, refused) -> None:

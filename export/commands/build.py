@@ -43,7 +43,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=TARGETS,
         help="what to build for (default: tensorrt where it is installed with a GPU, else tensorrt-rtx)",
     )
-    add("--dtype", choices=DTYPES, help="precision of the export (default: fp16; an .onnx file keeps its own)")
+    add(
+        "--dtype",
+        choices=DTYPES,
+        help="precision (default: fp16; an .onnx file keeps its own, or fp32 is converted)",
+    )
     add("--opset", type=int, metavar="N", help="ONNX opset of the export")
     add("--exporter", choices=EXPORTERS, help="PyTorch exporter (default: dynamo)")
     add("--sm", metavar="89,120", help="compute capabilities (default: the GPU's own; 89,120 without a GPU)")
