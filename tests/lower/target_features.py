@@ -4,7 +4,10 @@ Half precision unless a row is about the type, because only halves have fused ke
 """
 
 import lowering_graphs as g
+import onnx_ir as ir
 from target_feature import FEATURES, add, text
+
+from export.lower.lengths import POSITIVE
 
 CAUSAL = "is_causal: int = 1"
 LEFT, BOTH = "left_window_size: int = 2", "left_window_size: int = 2, right_window_size: int = 1"
@@ -170,6 +173,18 @@ for word, attributes, mask in (
 ):
     _node("nonpad_kv_seqlen", f"nonpad_kv_seqlen{word}", attributes, more=f", int64[B] n{mask}",
           operands=", m, , , n" if mask else ", , , , n")  # fmt: skip
+
+
+def _counted(queries: str) -> ir.Model:
+    inputs = f"float16[B,4,{queries},16] q, float16[B,4,T,16] k, float16[B,4,T,16] v, int64[B] n"
+    body = "[attn] y = Attention <scale: float = 0.25> (q, k, v, , , , n)"
+    made = g.model(inputs, body, f"float16[B,4,{queries},16] y")
+    g.node(made).metadata_props[POSITIVE] = "1"
+    return made
+
+
+for queries, word in (("S", ""), ("1", ", one query")):
+    add("nonpad_kv_seqlen", f"nonpad_kv_seqlen, a key in each row{word}", lambda q=queries: _counted(q))  # type: ignore[misc]
 
 # One tensor in several places.
 HALF = "float16[B,4,S,64]"

@@ -20,6 +20,7 @@ from engines.profiles import derive
 from export import model_file
 from export.errors import LoweringRefusedError
 from export.lower import Lowered, for_ort_check, lower
+from export.lower.lengths import POSITIVE
 
 COLUMNS = {
     "onnx": ("onnx", "native"),
@@ -30,6 +31,7 @@ COLUMNS = {
 }
 """Columns of the table: (target, attention) of `lower`."""
 SM = 89
+OPERATORS = ("Attention", "TRT_Attention")
 PLUGIN = ("attnproof", "RotaryAttention")
 STANDARD = ("", "ai.onnx")
 
@@ -133,7 +135,8 @@ def feeds(graph: ir.Model, sizes: Mapping[str, int]) -> dict[str, np.ndarray]:
     given = g.feeds(graph, sizes=sizes)
     for name, array in given.items():
         if array.dtype == np.int64 and array.ndim == 1:
-            given[name] = np.minimum(array, sizes["T"])
+            promised = any(POSITIVE in node.metadata_props for node in graph.graph)
+            given[name] = np.clip(array, int(promised), sizes["T"])
         if name in "cs" and array.ndim and array.dtype.kind in "fV":  # cosines and sines
             given[name] = (np.cos if name == "c" else np.sin)(array.astype(np.float64)).astype(array.dtype)
     return given
@@ -206,7 +209,7 @@ def _engine(model: ir.Model, folder: Path, found: Cell) -> list[str]:
     except ToolkitError as error:
         return [f"does not build: {error}"]
     choices = list(engine.attentions.values())
-    expected = sum(n.op_type == "Attention" for n in model.graph.all_nodes())
+    expected = sum(n.op_type in OPERATORS for n in model.graph.all_nodes())
     if any(choice.fused is None for choice in choices) or len(choices) < expected:
         return [f"cannot be told from the log: {[c.why for c in choices]}"]
     if not choices:
@@ -236,16 +239,18 @@ def parsed_otherwise(path: Path, model: ir.Model) -> list[str]:
             layers[layer.attention.name] = layer.attention
     wrong = []
     for node in model.graph:
-        if (node.domain, node.op_type) != ("", "Attention"):
+        if node.domain or node.op_type not in OPERATORS:
             continue
         seen = layers.get(node.name)
         if seen is None:
             wrong.append(f"{node.name} is no attention in the network")
             continue
-        causal = node.attributes.get("is_causal")
-        said = bool(causal is not None and causal.as_int())
-        if (seen.causal_kind.name == "UPPER_LEFT") != said or seen.causal_kind.name == "LOWER_RIGHT":
+        causal, kind = node.attributes.get("is_causal"), node.attributes.get("causal_kind")
+        said = "UPPER_LEFT" if causal is not None and causal.as_int() else "NONE"
+        if seen.causal_kind.name != (said if kind is None else kind.as_string().upper()):
             wrong.append(f"{node.name} is {seen.causal_kind.name} in the network")
         if (seen.mask is not None) != (len(node.inputs) > 3 and node.inputs[3] is not None):
             wrong.append(f"{node.name}: the network and the graph differ about a mask")
+        if (seen.key_value_lengths is not None) != (node.op_type == "TRT_Attention"):
+            wrong.append(f"{node.name}: the network and the graph differ about lengths")
     return wrong
