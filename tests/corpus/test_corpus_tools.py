@@ -17,6 +17,9 @@ from run_corpus import line, summary
 from torch import nn
 
 from export.fuse import FuseResult, Options, fuse
+from export.parity import ParityCase
+from export.parity.precision import precision
+from export.parity.reference import Reference
 
 X = torch.randn(2, 5, 16)
 VIT = ENTRIES["vit"]
@@ -146,3 +149,14 @@ def test_no_implementation_is_no_row(tmp_path: Path) -> None:
 def test_rows_of_nothing_are_no_evidence() -> None:
     row = Row("x", "eager", "d18", expected=2, exported={"a": "bad"}, fused={"a": corpus_judge.NO_EVIDENCE})
     assert row.verdict == "exporter's" and not gap(row)
+
+
+def test_a_module_that_names_float32_is_judged_by_its_own_answer_where_float64_overflows_that() -> None:
+    class Masked(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.softmax(x + torch.tensor([torch.finfo(x.dtype).min] * 3, dtype=torch.float32), -1)
+
+    case = ParityCase("a", {"x": torch.arange(6.0).reshape(2, 3)}, positional=True)
+    assert corpus_judge._lost(Reference(Masked(), precision("fp32")).truth(case))
+    assert not corpus_judge._lost(corpus_judge.InFloat32(Masked(), precision("fp32")).truth(case))
+    assert not corpus_judge._lost(Reference(nn.Softmax(-1), precision("fp32")).truth(case))
