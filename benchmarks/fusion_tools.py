@@ -3,12 +3,17 @@
 import contextlib
 import io
 import logging
+import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
+import onnx
 import onnx_ir as ir
 
 HEADS, HIDDEN = 4, 64
@@ -26,6 +31,11 @@ ATTENTION = {("", "Attention")} | {
     )
 }
 """Operators that are one attention."""
+
+
+LIMIT = 20.0
+"""Process seconds that a tool has for one graph (ONNX Runtime's optimizer: for each model type); a user would wait no
+longer for two layers."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,11 @@ def blocks(model: ir.Model) -> int:
     return sum(((n.domain or "").replace("ai.onnx", ""), n.op_type) in ATTENTION for g in graphs for n in g.all_nodes())
 
 
-def ours(path: Path) -> Iterator[Made]:
+class Late(BaseException):
+    """A tool's time is over. Not an `Exception`, which a tool might take for a rule that failed."""
+
+
+def ours(path: Path, limit: float = LIMIT) -> Iterator[Made]:
     """Yields what this project makes of it, each block verified, as ONNX Runtime runs it."""
     from export.fuse import Options, fuse
     from export.lower import lower
@@ -61,10 +75,10 @@ def ours(path: Path) -> Iterator[Made]:
     def run(model: ir.Model) -> ir.Model:
         return lower(fuse(model, Options()).model, "ort").model
 
-    yield _timed(path, run)
+    yield measured(partial(run, loaded(path)), limit)
 
 
-def onnxscript(path: Path) -> Iterator[Made]:
+def onnxscript(path: Path, limit: float = LIMIT) -> Iterator[Made]:
     """Yields what onnxscript's rewriter for ONNX Runtime makes of it."""
     from onnxscript.rewriter.ort_fusions import optimize_for_ort
 
@@ -72,23 +86,23 @@ def onnxscript(path: Path) -> Iterator[Made]:
         fused, _ = optimize_for_ort(model)
         return fused
 
-    yield _timed(path, run)
+    yield measured(partial(run, loaded(path)), limit)
 
 
-def ort_optimizer(path: Path) -> Iterator[Made]:
+def ort_optimizer(path: Path, limit: float = LIMIT) -> Iterator[Made]:
     """Yields what ONNX Runtime's transformer optimizer makes of it for each of its model types, told the sizes."""
     from onnxruntime.transformers import optimizer
 
     for kind in optimizer.MODEL_TYPES:
-        start = time.process_time()
-        try:
-            with _quiet():
-                made = optimizer.optimize_model(str(path), kind, num_heads=HEADS, hidden_size=HIDDEN, opt_level=0)
-            seconds = time.process_time() - start
-            model = ir.from_proto(made.model)
-            yield Made(made.model.SerializeToString(), blocks(model), seconds, how=kind)
-        except Exception as error:  # a tool's failure is its answer
-            yield Made(None, seconds=time.process_time() - start, said=_first_line(error), how=kind)
+        yield measured(partial(optimized, onnx.load(path), kind), limit, kind)
+
+
+def optimized(model: onnx.ModelProto, kind: str) -> onnx.ModelProto:
+    """Returns what ONNX Runtime's transformer optimizer makes of a model, at the level that it takes by default."""
+    from onnxruntime.transformers import optimizer
+
+    made: onnx.ModelProto = optimizer.optimize_model(model, kind, num_heads=HEADS, hidden_size=HIDDEN).model
+    return made
 
 
 TOOLS: dict[str, Callable[[Path], Iterator[Made]]] = {
@@ -99,17 +113,46 @@ TOOLS: dict[str, Callable[[Path], Iterator[Made]]] = {
 """By the names in the table."""
 
 
-def _timed(path: Path, run: Callable[[ir.Model], ir.Model]) -> Made:
+def loaded(path: Path) -> ir.Model:
+    """Returns a file's model, its weights in memory."""
     model = ir.load(path)
     ir.external_data.load_to_model(model)
+    return model
+
+
+def measured(run: Callable[[], Any], limit: float, how: str = "") -> Made:
+    """Returns what a tool makes and how long that takes, or what it failed with.
+
+    Args:
+        run: The tool, given its model; it returns an `onnx_ir` model or a proto.
+        limit: Process seconds that it has.
+        how: What of the tool is used.
+    """
     start = time.process_time()
     try:
-        with _quiet():
-            made = run(model)
+        with _quiet(), _limited(limit):
+            made = run()
         seconds = time.process_time() - start
-        return Made(ir.to_proto(made).SerializeToString(), blocks(made), seconds)
+        model = made if isinstance(made, ir.Model) else ir.from_proto(made)
+        return Made(ir.to_proto(model).SerializeToString(), blocks(model), seconds, how=how)
+    except Late:
+        return Made(None, seconds=time.process_time() - start, said=f"not done after {limit:g} s", how=how)
     except Exception as error:  # a tool's failure is its answer
-        return Made(None, seconds=time.process_time() - start, said=_first_line(error))
+        return Made(None, seconds=time.process_time() - start, said=_first_line(error), how=how)
+
+
+@contextlib.contextmanager
+def _limited(seconds: float) -> Iterator[None]:
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise Late
+
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 @contextlib.contextmanager
