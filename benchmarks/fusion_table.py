@@ -21,8 +21,8 @@ def markdown(results: dict[str, Any]) -> str:
         [
             *_by_route(rows, tools),
             "",
-            f"Process time of fusing all of it: {seconds} (ours runs every block before and after; of several model types "
-            "only the one that counts is timed).",
+            f"Process time of fusing all of it: {seconds} (ours runs every block before and after; of several model "
+            "types only the one that counts is timed).",
             "",
             *_by_architecture(rows, tools),
             "",
