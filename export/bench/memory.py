@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TypeVar
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-_MMAP_THRESHOLD = -3
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _LARGE = 64 * 1024
+_USUAL = {_MMAP_THRESHOLD: 32 * 2**20, _TRIM_THRESHOLD: 64 * 2**20}
+"""Where glibc's own adjusting ends up in a process that allocates large tensors again and again."""
 T = TypeVar("T")
 
 
@@ -22,22 +24,31 @@ def peak(work: Callable[[], T]) -> tuple[T, int | None]:
     if not _settled():
         return work(), None
     before = _resident("VmRSS")
-    made = work()
-    most = _resident("VmHWM")
+    try:
+        made = work()
+        most = _resident("VmHWM")
+    finally:
+        _set(_USUAL)
     return made, None if before is None or most is None else max(most - before, 0)
 
 
 def _settled() -> bool:
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_MMAP_THRESHOLD, _LARGE)
-        libc.malloc_trim(0)
+        ctypes.CDLL(None).malloc_trim(0)
+    _set({_MMAP_THRESHOLD: _LARGE})
     try:
         _CLEAR.write_text("5")  # the high-water mark becomes what is resident now
     except OSError:
         return False
     return True
+
+
+def _set(options: dict[int, int]) -> None:
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL(None)
+        for name, value in options.items():
+            libc.mallopt(name, value)
 
 
 def _resident(field: str) -> int | None:

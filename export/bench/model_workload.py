@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from export.bench import elsewhere, graph_work, ort_contenders, tools, torch_contenders
 from export.bench.contender import EXPORT, OURS, PEER, Contender, Outputs
 from export.bench.exports import ROUTES
-from export.bench.shape_workload import DRAWS
 from export.bench.workload import Recorded, Work, Workload
 from export.errors import CaptureError, UsageError
 
@@ -20,6 +19,10 @@ if TYPE_CHECKING:
     from export.parity import ParityReport
 
     Arrays = Mapping[str, "np.ndarray"]
+
+
+DRAWS = 3
+"""Moved runs of PyTorch that a budget is taken over."""
 
 
 def workloads(asked: "Asked", folder: Path) -> "Iterator[Workload]":

@@ -3,20 +3,15 @@
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from export.bench import cases, elsewhere, exports, hand_built, ort_contenders, tools, torch_contenders
-from export.bench.contender import CONTRIB, EXPORT, HAND, OURS, PEER, Contender, Outputs
+from export.bench.contender import CONTRIB, EXPORT, HAND, OURS, PEER, Contender
 from export.bench.shapes import Shape
-from export.bench.workload import Recorded, Work, Workload
-
-if TYPE_CHECKING:
-    from export.parity import ParityReport
+from export.bench.truth import judged
+from export.bench.workload import Work, Workload
 
 _log = logging.getLogger(__name__)
-DRAWS = 2
-"""Moved runs that a budget is taken over: few, since more can only widen it."""
 OUTPUT = ("output",)
 
 
@@ -88,13 +83,6 @@ def workload(
     if flex:
         contenders.append(torch_contenders.flex(shape, inputs))
 
-    def judge(answers: Mapping[str, Outputs]) -> "ParityReport":
-        from export.parity import check_stages
-
-        stages = {name: Recorded(outputs) for name, outputs in answers.items()}
-        source = SimpleNamespace(module=module)
-        return check_stages(source, None, stages, dtype="fp32", cases=[dict(inputs)], draws=DRAWS)
-
     return Workload(
         name=shape.name,
         sizes=_sizes(shape),
@@ -105,7 +93,7 @@ def workload(
             shape.bytes(),
             "4 D for each query head, query and key that it sees; Q, K and V read and the output written once",
         ),
-        judge=judge,
+        judge=lambda answers: judged(shape, inputs, answers),
         items=("tokens", shape.batch * shape.queries),
     )
 

@@ -28,7 +28,7 @@ from export.lower.scale import lower_scale
 from export.lower.scores import lower_scores, masked
 from export.lower.share import share
 from export.lower.single_head import lower_single_head, swap
-from export.lower.size_reads import read_sizes_before_moves
+from export.lower.size_reads import read_sizes_early
 from export.lower.sizes import lower_sizes, unpad
 from export.lower.step import Step
 from export.lower.structure import lower_structure
@@ -113,6 +113,8 @@ def lower(
     found = [n for g in graphs(lowered) for n in g if n.domain == "" and n.op_type in ("Attention", "RotaryEmbedding")]
     if any(v is not None and (v.shape is None or v.dtype is None) for n in found for v in n.inputs):
         infer(lowered)
+    if row.flat and found:
+        _read_sizes(lowered)
     names, older = _names(lowered), {id(n) for g in graphs(lowered) for n in g}
     found, narrowed = cast_back(
         found, row, precision, lambda n: _free(f"{n.name or n.outputs[0].name}/{row.name}", names)
@@ -126,8 +128,7 @@ def lower(
             steps.extend(_lower_attention(node, row, build, inner=node.graph is not lowered.graph, usual=usual))
     if steps:
         if row.flat:
-            for graph in graphs(lowered):
-                read_sizes_before_moves(graph)
+            _read_sizes(lowered)
         share(lowered, older)
         for graph in graphs(lowered):
             sweep(graph)
@@ -135,6 +136,12 @@ def lower(
     prefixes = {n: _free(f"{n.name or n.outputs[0].name}/{row.name}", names) for n in attentions}
     steps.extend(unshare(lowered, row, prefixes))
     return Lowered(lowered, tuple(steps))
+
+
+def _read_sizes(model: ir.Model) -> None:
+    for graph in graphs(model):
+        if read_sizes_early(graph):
+            sweep(graph)
 
 
 def for_ort_check(model: ir.Model) -> ir.Model:

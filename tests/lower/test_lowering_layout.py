@@ -187,3 +187,49 @@ def test_a_size_is_read_before_the_heads_are_moved(read: str) -> None:
         {"Gather"} if "start" in read else set()
     )
     same(before, lowered)
+
+
+def test_a_size_of_repeated_keys_does_not_keep_the_repeat() -> None:
+    nodes = f"""{SPLIT}
+      a = Attention(q, k, v, m)
+      {MERGE}
+      third = Constant<value = int64[1] {{2}}>()
+      five = Unsqueeze(k, third)
+      rows = Shape<start = 0, end = 1>(k)
+      columns = Shape<start = 2, end = 3>(k)
+      two = Constant<value = int64[2] {{2, 2}}>()
+      six = Constant<value = int64[1] {{6}}>()
+      target = Concat<axis = 0>(rows, two, columns, six)
+      repeated = Expand(five, target)
+      merged = Constant<value = int64[4] {{0, 4, -1, 6}}>()
+      whole = Reshape(repeated, merged)
+      turned_keys = Transpose<perm = [0, 1, 3, 2]>(whole)
+      head = Shape<start = 0, end = 3>(turned_keys)
+      tail = Shape<start = 3>(turned_keys)
+      vector = Concat<axis = 0>(head, tail)
+      last = Constant<value = int64 {{3}}>()
+      n = Gather(vector, last)
+      z = Neg(n)"""
+    before = model(nodes, "float[B,S,24] y, int64 z")
+    names = {v.name: v for n in before.graph for v in n.outputs}
+    for name, shape in {
+        "five": "B 2 1 T 6",
+        "repeated": "B 2 2 T 6",
+        "whole": "B 4 T 6",
+        "turned_keys": "B 4 6 T",
+    }.items():
+        names[name].shape = ir.Shape([int(d) if d.isdigit() else d for d in shape.split()])
+        names[name].type = ir.TensorType(ir.DataType.FLOAT)
+    for name, size in {"head": 3, "tail": 1, "vector": 4}.items():
+        names[name].shape = ir.Shape([size])
+    lowered = lower(before, "ort").model
+    assert not {"Expand", "Transpose"} & set(kinds(lowered))
+    same(before, lowered)
+
+
+def test_a_size_is_not_read_off_what_may_be_repeated() -> None:
+    read = "sum = Add(r, x)\n n = Shape<start = 0, end = 1>(sum)\n z = Neg(n)"
+    nodes = f"{SPLIT} a = Attention(q, k, v, m)\n {MERGE}\n {read}"
+    before = model(nodes, "float[B,S,24] y, int64[1] z", f"{INPUTS}, float[B,S,24] r")
+    shape = next(n for n in lower(before, "ort").model.graph if n.op_type == "Shape")
+    assert shape.inputs[0] is not None and shape.inputs[0].producer().op_type == "Add"
