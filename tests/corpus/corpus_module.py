@@ -47,8 +47,15 @@ def _with_attentions(model: torch.nn.Module, inputs: Mapping[str, torch.Tensor])
     return (made[0], *(weights for layers in named for weights in layers))
 
 
+def _hidden_and_pooled(model: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """What pools is an attention too, which an exporter drops where nobody reads it."""
+    made = model(**inputs)
+    return made.last_hidden_state, made.pooler_output
+
+
 CALLS = {
     "first output": _first_output,
+    "hidden and pooled": _hidden_and_pooled,
     "text and picture": _text_and_picture,
     "with attentions": _with_attentions,
 }

@@ -36,8 +36,6 @@ _PIXELS = {
     "swinv2": ("Swinv2Config", "Swinv2Model", _SWIN),
     "donut-swin": ("DonutSwinConfig", "DonutSwinModel", _SWIN),
     "clip_vision": ("CLIPVisionConfig", "CLIPVisionModel", IMAGE),
-    "siglip_vision": ("SiglipVisionConfig", "SiglipVisionModel", IMAGE),
-    "aimv2_vision": ("Aimv2VisionConfig", "Aimv2VisionModel", IMAGE),
     "blip_vision": ("BlipVisionConfig", "BlipVisionModel", IMAGE),
     "segformer": (
         "SegformerConfig",
@@ -233,6 +231,8 @@ ENTRIES = (
         },
         {"pixel_values": Input("image", ("batch", 3, 64, 64))},
     ),
+    Entry("siglip_vision", "SiglipVisionConfig", "SiglipVisionModel", IMAGE, PIXELS, call="hidden and pooled"),
+    Entry("aimv2_vision", "Aimv2VisionConfig", "Aimv2VisionModel", IMAGE, PIXELS, call="hidden and pooled"),
     Entry(
         "sam_vision",
         "SamVisionConfig",
