@@ -28,6 +28,7 @@ VERBS = {
     "check": "judge an artifact folder again: file digests and parity",
     "run": "run a model or an artifact folder on a provider",
     "bench": "time a model, a form or a shape set beside its peers, every answer checked",
+    "diff": "compare two artifact folders: fusions, errors, engines, versions, sizes; hold a lock of fusions",
     "package": "write an artifact folder into a model repository of Triton Inference Server",
     "engines": "list, describe and clear the engine cache: ls, show, gc",
     "forms": "list the attention forms that come with the toolkit",

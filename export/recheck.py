@@ -4,7 +4,6 @@ Nothing is built. The truth is the source the folder was built from, if it is he
 own model.onnx in float64, which is said.
 """
 
-import json
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from engines import engine_json
 from export import digest, fusing, judge, reuse
+from export.artifact_folder import read_json
 from export.errors import ToolkitError, UsageError
 from export.report.folder import REPORT, SPEC
 from export.report.record import Report
@@ -36,9 +36,9 @@ def recheck(folder: Path) -> Report:
     Raises:
         UsageError: The folder is no finished artifact of this toolkit.
     """
-    recorded = _read(folder / engine_json.NAME)
+    recorded = read_json(folder / engine_json.NAME)
     try:
-        before = Report.from_json(_read(folder / REPORT), folder)
+        before = Report.from_json(read_json(folder / REPORT), folder)
         spec = read_toml(folder / SPEC)
         files, parts = {**recorded["files"], **_engines(recorded)}, dict(recorded["parts"])
         inputs = tuple(Tensor(t["name"], t["dtype"], tuple(t["shape"])) for t in recorded["inputs"])
@@ -93,15 +93,3 @@ def _who(spec: Spec, parts: digest.Parts, exported: Exported, folder: Path, dama
 
 def _engines(recorded: dict[str, Any]) -> dict[str, str]:
     return {entry["file"]: entry["sha256"] for entry in recorded["engines"]}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UsageError(
-            f"There is no {path}: {path.parent} is not an artifact folder. Name what `build` wrote."
-        ) from error
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read ({error}). Build again.") from error
-    return content
