@@ -15,7 +15,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import Protocol, cast
+from typing import Protocol, TextIO, cast
 
 from export.errors import ToolkitError
 from export.report import stdout
@@ -54,22 +54,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     verbose = int(args.verbose) > 0
+    form = _format(args)
     with _logging(int(args.verbose), quiet=bool(args.quiet)), _termination_unwinds():
         try:
             code = int(_command(args.verb).execute(args))
             sys.stdout.flush()
             return code
         except ToolkitError as error:
-            return _fail(str(error), error, error.exit_code, args.json, verbose)
+            return _fail(str(error), error, error.exit_code, form, verbose)
         except KeyboardInterrupt:
-            return _fail("Interrupted; nothing was left behind.", None, INTERRUPTED, args.json, verbose=False)
+            return _fail("Interrupted; nothing was left behind.", None, INTERRUPTED, form, verbose=False)
         except BrokenPipeError:
             stdout.abandon()
             return BROKEN_PIPE
         except Exception as error:  # the last line of defence: a bug of ours must still end in a sentence
             hint = "" if verbose else " Run the command again with -v for the traceback."
             text = f"Unexpected {type(error).__name__}: {_first_line(error)}.{hint}"
-            return _fail(text, error, 1, args.json, verbose)
+            return _fail(text, error, 1, form, verbose)
 
 
 def _parse(words: list[str]) -> argparse.Namespace:
@@ -111,7 +112,9 @@ def _common_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout, and nothing else")
     add = parser.add_argument
     add("-v", "--verbose", action="count", default=0, help="log more, and show tracebacks; -vv: all that backends say")
-    parser.add_argument("-q", "--quiet", action="store_true", help="log warnings and errors only")
+    parser.add_argument(
+        "-q", "--quiet", action="store_true", help="print no result for people; log warnings and errors only"
+    )
 
 
 class _Command(Protocol):
@@ -126,12 +129,26 @@ def _command(verb: str) -> _Command:
     return cast(_Command, importlib.import_module(f"export.commands.{verb}"))
 
 
-def _fail(message: str, error: Exception | None, code: int, as_json: bool, verbose: bool) -> int:
+def _format(args: argparse.Namespace) -> str:
+    """Returns the format that a failure is written to stdout in: the last that --format or --json names."""
+    given = getattr(args, "format", None)
+    named = [given] if isinstance(given, str) else given or []
+    return "json" if args.json else str(named[-1]) if named else "human"
+
+
+def _fail(message: str, error: Exception | None, code: int, form: str, verbose: bool) -> int:
     _log.error(message, exc_info=error if verbose else None)
-    if as_json:
+    if form in ("json", "github", "junit"):
         kind = type(error).__name__ if error else "Interrupted"
         try:
-            stdout.write_json({"error": {"type": kind, "message": message, "exit_code": code}})
+            if form == "json":
+                stdout.write_json({"error": {"type": kind, "message": message, "exit_code": code}})
+            else:
+                from export.report import github, junit
+                from export.report.results import Result
+
+                failed = [Result("verdict", "verdict", kind, "fail", message)]
+                stdout.write(github.render(failed, passed=False) if form == "github" else junit.render(failed))
         except ToolkitError as unwritten:
             _log.error(str(unwritten))
     return code
@@ -144,7 +161,7 @@ def _first_line(error: Exception) -> str:
 @contextmanager
 def _logging(verbose: int, *, quiet: bool) -> Iterator[None]:
     """Sends the toolkit's own log to stderr for the length of one command."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _ToStderr()
     handler.setFormatter(_Formatter())
     ours = logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
     # Backends are wordy: what they say at INFO is for -v, and their DEBUG for -vv.
@@ -162,6 +179,18 @@ def _logging(verbose: int, *, quiet: bool) -> Iterator[None]:
             logger.removeHandler(handler)
             logger.setLevel(old_level)
             logger.propagate = propagate
+
+
+class _ToStderr(logging.StreamHandler[TextIO]):
+    """Writes to what stderr is at that moment: while bars are shown, lines go above them."""
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, value: TextIO) -> None:
+        pass
 
 
 class _Formatter(logging.Formatter):

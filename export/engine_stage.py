@@ -2,9 +2,7 @@
 
 import logging
 import os
-import sys
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from engines.cached import Obtained, obtain
 from engines.errors import ToolkitError
 from engines.profiles import Profile
 from engines.store import Store
+from export import progress as watch
 from export.plan import Plan
 
 _log = logging.getLogger(__name__)
@@ -53,13 +52,12 @@ def build_engines(
     if todo.vendor is None:
         return ()
     stop = threading.Event()
-    show = _bar()
 
     def one(sm: int) -> Obtained:
         def on_progress(progress: Progress) -> None:
             if stop.is_set():
                 raise _CancelledError("stopped")
-            show(f"engine    SM {sm}: {progress.phase} {progress.done}/{progress.steps}")
+            watch.step(f"build SM {sm}", progress.done, progress.steps, progress.phase)
 
         try:
             return obtain(
@@ -86,8 +84,6 @@ def build_engines(
         except BaseException:  # Ctrl-C: the workers see it at their next progress report
             stop.set()
             raise
-        finally:
-            show("")
     real = [error for error in errors if not isinstance(error, _CancelledError)]
     if real:
         raise real[0]
@@ -110,17 +106,3 @@ def _log_one(got: Obtained, caching: bool) -> None:
         sum(choice.fused is True for choice in engine.attentions.values()),
         len(engine.attentions),
     )
-
-
-def _bar() -> Callable[[str], None]:
-    """Returns a function that keeps one line of stderr up to date, or does nothing where stderr is no terminal."""
-    if not sys.stderr.isatty() or not _log.isEnabledFor(logging.INFO):
-        return lambda text: None
-    lock = threading.Lock()
-
-    def show(text: str) -> None:
-        with lock:
-            sys.stderr.write(f"\r\x1b[2K{text[:100]}")
-            sys.stderr.flush()
-
-    return show

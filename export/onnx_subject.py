@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from engines import feeds as feeding
 from engines.runner import TensorSpec
-from export import model_file, onnx_measure
+from export import model_file, onnx_measure, progress
 from export.errors import ToolkitError, UsageError
 from export.ort_view import open_graph
 from export.precision import yardstick
@@ -146,7 +146,8 @@ class OnnxSubject:
             stages = {WIDENED: yardstick.widened(exported.model), **stages}
         opened = {stage: candidates.opened(candidate, row) for stage, candidate in stages.items()}
         rows: list[ParityRow] = []
-        for name, feeds in cases:
+        for at, (name, feeds) in enumerate(cases):
+            progress.step("parity", at, len(cases), name)
             try:
                 exact = measure.truth(feeds)
                 runs = measure.runs(feeds)

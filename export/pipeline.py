@@ -7,7 +7,7 @@ from typing import Any
 
 from engines import artifact, profiles
 from engines.store import Store, default_root
-from export import digest, fusing, plan, reuse, subject
+from export import digest, fusing, plan, progress, reuse, subject
 from export.engine_stage import Supply, build_engines
 from export.plan import Plan
 from export.report import folder as folders
@@ -68,7 +68,9 @@ def _build(todo: Plan, loaded: subject.Subject, parts: digest.Parts, folder: Pat
 
     spec, target = todo.spec, str(todo.spec.target)
 
+    progress.step("export", 0, 1)
     exported = loaded.exported()
+    progress.step("export", 1, 1)
     _log.info("capture   opset %d by %s", exported.opset, exported.exporter)
     profile = profiles.derive({t.name: t.shape for t in exported.inputs}, loaded.dims, spec.ranges())
     loaded.refuse_sizes(exported, profile.dims, profile.defaulted)
@@ -106,6 +108,7 @@ def _build(todo: Plan, loaded: subject.Subject, parts: digest.Parts, folder: Pat
         builder=f"{todo.vendor.name} {todo.vendor.version}" if todo.vendor else None,
         profile=profile.dims,
         attentions=fused.attentions,
+        rotations=fused.rotations,
         steps=tuple(record.Step(s.attention, s.action, s.why) for s in lowered.steps),
         engines=engines,
         parity=parity,

@@ -3,6 +3,8 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from typing import Any
 
 # Set before any test imports torch or ONNX Runtime; the subprocesses that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -35,6 +37,30 @@ def _no_gpu() -> str | None:
     if torch.cuda.is_available():
         return None
     return f"NOT RUN: torch {torch.__version__} sees no NVIDIA GPU on this machine"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def every_report_keeps_its_schema() -> Iterator[None]:
+    """Holds every report.json that a test makes in this process against the schema in the repository."""
+    import json
+
+    from export.report import record
+
+    written, patch = record.Report.as_json, pytest.MonkeyPatch()
+
+    def checked(self: record.Report) -> dict[str, Any]:
+        import jsonschema
+
+        from export.report.schemas import schema
+        from export.report.stdout import finite
+
+        content = written(self)
+        jsonschema.validate(json.loads(json.dumps(finite(content))), schema("report"))
+        return content
+
+    patch.setattr(record.Report, "as_json", checked)
+    yield
+    patch.undo()
 
 
 @pytest.fixture(scope="session")

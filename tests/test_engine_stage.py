@@ -89,7 +89,8 @@ def test_progress_is_shown_on_a_terminal_only(tmp_path: Path) -> None:
     os.close(keyboard)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 0
-    assert b"\r\x1b[2Kengine    SM 89: " in shown
+    assert b"build SM 89" in shown and b"parity" in shown
+    assert b"\x1b[?25h" in shown, "the cursor is shown again"
     assert b"\x1b" not in out
     piped = subprocess.run([sys.executable, "-m", "export", *words], capture_output=True, env=environment)
     assert b"\x1b" not in piped.stderr

@@ -5,10 +5,12 @@ import logging
 from typing import Any
 
 from engines import flags
-from export.report import stdout
+from export.errors import UsageError
+from export.report import formats
 from export.spec import ATTENTIONS, DEFAULT_SOURCE, DTYPES, EXPORTERS, MASKED_ROWS, TARGETS, Spec, read_toml
 
 _log = logging.getLogger(__name__)
+_ALSO = ("triton-repository",)
 _FLAGS = (
     "out",
     "target",
@@ -65,8 +67,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--no-verify", action="store_true", help="do not run each fusion before and after on ONNX Runtime")
     add(
         "--format",
-        choices=("triton-repository",),
-        help="also write the model into a repository of Triton Inference Server, DIR.triton (see: package --help)",
+        action="append",
+        choices=(*formats.FORMATS, *_ALSO),
+        help="how the result is printed: human (default), json, github (workflow commands) or junit; and, given once "
+        "more, triton-repository: also write the model into DIR.triton (see: package --help)",
     )
     add("--config", metavar="X.toml", help="read these settings from a file; flags win over it")
     add("--force", action="store_true", help="build again even if the folder is up to date or the cache has the engine")
@@ -106,14 +110,17 @@ def spec_of(args: argparse.Namespace) -> Spec:
 def execute(args: argparse.Namespace) -> int:
     """Builds and prints the report."""
     from export import pipeline, repository
-    from export.report import terminal
+    from export.report import console
 
-    report = pipeline.build(spec_of(args), force=args.force, cache=not args.no_cache)
-    if args.format and report.passed:
+    asked = args.format or []
+    printed = [form for form in asked if form not in _ALSO]
+    if len(printed) > 1:
+        raise UsageError(f"--format {' and '.join(printed)} are two formats for one stdout; leave one of them out.")
+    form = formats.chosen(args, printed[0] if printed else None)
+    with console.watching():
+        report = pipeline.build(spec_of(args), force=args.force, cache=not args.no_cache)
+    if len(printed) < len(asked) and report.passed:
         done = repository.write(report.folder, report.folder.with_name(f"{report.folder.name}.triton"))
         _log.info("wrote     %s, platform %s", done.model, done.config.platform)
-    if args.json:
-        stdout.write_json({**report.as_json(), "folder": str(report.folder), "reused": report.reused})
-    else:
-        stdout.write(terminal.render(report))
+    formats.write_report(args, form, report, reused=report.reused)
     return 0 if report.passed else 1

@@ -3,22 +3,22 @@
 import argparse
 from pathlib import Path
 
-from export.report import stdout
+from export.report import formats
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `check`."""
     parser.add_argument("folder", metavar="DIR", help="an artifact folder that build wrote; it is not changed")
+    formats.flags(parser)
 
 
 def execute(args: argparse.Namespace) -> int:
     """Judges and prints the report."""
     from export.recheck import recheck
-    from export.report import terminal
+    from export.report import console
 
-    report = recheck(Path(args.folder))
-    if args.json:
-        stdout.write_json({**report.as_json(), "folder": str(report.folder)})
-    else:
-        stdout.write(terminal.render(report))
+    form = formats.chosen(args, args.format)
+    with console.watching():
+        report = recheck(Path(args.folder))
+    formats.write_report(args, form, report)
     return 0 if report.passed else 1

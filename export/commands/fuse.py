@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 
 from export.errors import UsageError
-from export.report import stdout
+from export.report import formats
 from export.spec import MASKED_ROWS, TARGETS, Spec
 
 _log = logging.getLogger(__name__)
@@ -36,30 +36,41 @@ def reading_flags(parser: argparse.ArgumentParser) -> None:
         default="keep",
         help="what a fully masked row gives (default: keep its meaning)",
     )
+    formats.flags(parser)
 
 
 def execute(args: argparse.Namespace) -> int:
     """Fuses, writes, prints, and judges `--require`."""
     from export import fusing
-    from export.report import attentions, files
+    from export.report import attentions, console, files, results
 
     Spec(require=args.require)  # refuses a wrong --require before any work
     if args.report and not Path(args.report).absolute().parent.is_dir():
         raise UsageError(f"Cannot write {args.report}: its folder does not exist; create it first.")
-    fused = fusing.fuse(
-        args.model, args.out, target=args.target, verify=not args.no_verify, masked_rows=args.masked_rows
-    )
+    form = formats.chosen(args, args.format)
+    with console.watching():
+        fused = fusing.fuse(
+            args.model, args.out, target=args.target, verify=not args.no_verify, masked_rows=args.masked_rows
+        )
     _log.info("wrote %s", args.out)
     if args.report:
         files.write_json(args.report, fused.as_json())
         _log.info("wrote %s", args.report)
     failure = fusing.unmet(fused.attentions, args.require)
-    if args.json:
-        stdout.write_json(fused.as_json())
-    else:
+
+    def human() -> str:
         steps = "".join(f"lowered {s.attention}: {s.action}: {s.why}\n" for s in fused.steps)
         rows = attentions.render(fused.attentions, rotations=fused.rotations)
-        stdout.write(rows + steps + ("FAILED\n" if failure else "PASSED\n"))
+        return rows + steps + ("FAILED\n" if failure else "PASSED\n")
+
+    formats.write(
+        args,
+        form,
+        human=human,
+        json=fused.as_json,
+        results=lambda: results.of_attentions(fused.attentions, required=args.require == "all", unmet=failure),
+        passed=not failure,
+    )
     if failure:
         _log.error("%s", failure)
     return 1 if failure else 0

@@ -3,7 +3,7 @@
 import argparse
 
 from export.commands.fuse import reading_flags
-from export.report import stdout
+from export.report import formats
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -16,11 +16,17 @@ def execute(args: argparse.Namespace) -> int:
     """Prints the rows."""
     from export import fusing
     from export.fuse.rows import as_json
-    from export.report import attentions
+    from export.report import attentions, console, results
 
-    found = fusing.inspect_all(args.model, verify=not args.no_verify, masked_rows=args.masked_rows)
-    if args.json:
-        stdout.write_json(as_json(found.attentions, found.rotations))
-    else:
-        stdout.write(attentions.render(found.attentions, rotations=found.rotations))
+    form = formats.chosen(args, args.format)
+    with console.watching():
+        found = fusing.inspect_all(args.model, verify=not args.no_verify, masked_rows=args.masked_rows)
+    formats.write(
+        args,
+        form,
+        human=lambda: attentions.render(found.attentions, rotations=found.rotations),
+        json=lambda: as_json(found.attentions, found.rotations),
+        results=lambda: results.of_attentions(found.attentions),
+        passed=True,
+    )
     return 0

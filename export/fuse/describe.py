@@ -48,6 +48,7 @@ def describe(
         else "keep",
         source=source_line(node),
         verify=verification,
+        trail=made.trail if made is not None else (),
     )
 
 

@@ -15,8 +15,10 @@ from export.fuse.masks.frames import place
 from export.fuse.masks.groups import four_axes, lead_size, merge, vector
 from export.fuse.masks.prove import Prover
 from export.fuse.masks.write import write_mask
+from export.fuse.rows import Read
 from export.fuse.scores import Operand
 from export.fuse.shown import Shown
+from export.fuse.trail import trail
 from export.fuse.weights import Link
 from export.graph.build import Attribute, Builder, take_place
 from export.graph.values import Dim, Refusal, dims, label, rank, uniform
@@ -31,12 +33,14 @@ class Emitted:
         scale: Its scale.
         mask: "none", "bool", "float" or "bool+float".
         masked_rows: What a row without any key gives now and, where it differs, gave before.
+        trail: What each node of the block was read as.
     """
 
     node: ir.Node
     scale: float
     mask: str
     masked_rows: str
+    trail: tuple[Read, ...]
 
 
 def emit(block: Block, agreed: Agreement, masked_rows: str, prover: Prover) -> Emitted:
@@ -50,6 +54,7 @@ def emit(block: Block, agreed: Agreement, masked_rows: str, prover: Prover) -> E
     """
     product = block.weights.product
     build = Builder(product, f"{_name(block)}/attention")
+    read = trail(block)  # before anything is replaced
     q_bare, q_factor = bare(block.scores.query.value)
     k_bare, k_factor = bare(block.scores.key_t.value)
     met = block.weights.layout.frames[0]
@@ -99,7 +104,7 @@ def emit(block: Block, agreed: Agreement, masked_rows: str, prover: Prover) -> E
     take_place(old, _behind(build, block, agreed, output, old))
     if shown is not None:
         take_place(shown.value, _inside(build, shown, node.outputs[3], block, agreed))
-    return Emitted(node, scale, mask.kind, mask.masked_rows)
+    return Emitted(node, scale, mask.kind, mask.masked_rows, read)
 
 
 def _per_key(build: Builder, block: Block, dtype: ir.DataType) -> Operand:

@@ -8,6 +8,7 @@ from typing import Literal
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
+from export import progress
 from export.fuse.axes import Block
 from export.fuse.contract import agree
 from export.fuse.describe import describe
@@ -202,17 +203,19 @@ def _read_all(
     draft.kept.clear()
     for graph in graphs(draft.model):
         order = {node: at for at, node in enumerate(graph)}
-        for node in list(order):
-            if node.op_type == "Softmax" and node.domain == "":
-                try:
-                    if forbidden is not None:
-                        raise forbidden
-                    if node.name and node.name in refused:
-                        raise refused[node.name]
-                    for made in _fuse_one(node, order, options, prover):
-                        draft.emitted.append((node, made))
-                except Refusal as refusal:
-                    draft.kept.append(_kept(node, refusal))
+        softmaxes = [node for node in order if node.op_type == "Softmax" and node.domain == ""]
+        for at, node in enumerate(softmaxes):
+            progress.step("fuse", at, len(softmaxes))
+            try:
+                if forbidden is not None:
+                    raise forbidden
+                if node.name and node.name in refused:
+                    raise refused[node.name]
+                for made in _fuse_one(node, order, options, prover):
+                    draft.emitted.append((node, made))
+            except Refusal as refusal:
+                draft.kept.append(_kept(node, refusal))
+        progress.step("fuse", len(softmaxes), len(softmaxes))
         if any(e.node.graph is graph and len(e.node.outputs) > 1 for _, e in draft.emitted):
             graph.sort()  # what reads the weights may stand before the product whose place the op took
     return len(draft.emitted) - written

@@ -22,6 +22,23 @@ class Verification:
 
 
 @dataclass(frozen=True)
+class Read:
+    """What one node was read as.
+
+    Attributes:
+        node: Its name, or that of its first output.
+        op: Its operator.
+        kind: "scores" (Q times K), "scale", "softcap", "mask", "shift", "cast", "layout", "softmax" or "values".
+        words: The same in words, with the tensors by name.
+    """
+
+    node: str
+    op: str
+    kind: str
+    words: str
+
+
+@dataclass(frozen=True)
 class Attention:
     """One attention found in a graph.
 
@@ -41,6 +58,7 @@ class Attention:
         source: The user's PyTorch source line where the exporter recorded one.
         change: For one that was kept, what its author may change; `python -m export rule CODE` says more.
         verify: The verification result, or None where it was not run.
+        trail: For one that was fused: what each node from QK^T to the product with V was read as.
     """
 
     name: str
@@ -60,6 +78,7 @@ class Attention:
     source: str | None = None
     change: str | None = None
     verify: Verification | None = None
+    trail: tuple[Read, ...] = ()
 
 
 @dataclass(frozen=True)

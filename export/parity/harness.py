@@ -1,10 +1,11 @@
 """Judges candidates against float64, case by case: `check` for one, `check_stages` for a pipeline's every stage."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from engines.errors import BackendMissingError, ToolkitError
+from export import progress
 from export.errors import UsageError
 from export.parity import candidates
 from export.parity.case import Given, ParityCase, as_case
@@ -112,8 +113,10 @@ def _judged(
     opened = {stage: candidates.opened(candidate, row, flatten) for stage, candidate in stages.items()}
     widening = frozenset(stage for stage, candidate in stages.items() if candidates.keeps_float32(candidate))
     rows: list[ParityRow] = []
+    total = len(cases) if isinstance(cases, Sized) else 0
     for i, given in enumerate(cases):
         case = as_case(given, i, target)
+        progress.step("parity", i, total, case.name)
         try:
             truth = reference.truth(case)
         except UsageError as error:
@@ -123,6 +126,7 @@ def _judged(
             rows += [ParityRow(case.name, stage, NOT_RUN, reason=str(error)) for stage in ("pytorch", *stages)]
             continue
         rows += _case_rows(case, truth, reference, opened, widening, row, masked_rows, record, own=own)
+    progress.step("parity", total, total)
     if not rows:
         raise UsageError("There are no cases to check: nothing would be shown by passing.")
     return ParityReport(tuple(rows), dtype, masked_rows)

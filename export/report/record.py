@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines.achieved import Achieved
-from export.fuse.rows import Attention, Verification, summarise
+from export.fuse.rows import Attention, Read, Rotation, Verification, summarise
 
 if TYPE_CHECKING:
     from export.parity import ParityReport
@@ -82,6 +82,7 @@ class Report:
         profile: {dimension: (min, opt, max)}.
         attentions: A row for each attention found.
         steps: What lowering changed.
+        rotations: A row for each rotary embedding found.
         engines: One for each architecture.
         parity: Every case of every stage.
         failures: Why the verdict is FAILED, a sentence each; empty when it passed.
@@ -108,6 +109,7 @@ class Report:
     not_run: tuple[str, ...] = ()
     decode: Mapping[str, Any] | None = None
     reused: bool = field(default=False, compare=False)
+    rotations: tuple[Rotation, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -138,6 +140,7 @@ class Report:
             "builder": self.builder,
             "profile": {dim: list(sizes) for dim, sizes in self.profile.items()},
             "attentions": [{**asdict(row), "achieved": self.achieved(row)} for row in self.attentions],
+            "rotations": [asdict(row) for row in self.rotations],
             "summary": asdict(summarise(self.attentions)),
             "lowering": [asdict(step) for step in self.steps],
             "engines": [asdict(engine) for engine in self.engines],
@@ -175,13 +178,18 @@ class Report:
             notes=tuple(data["notes"]),
             not_run=tuple(data["not_run"]),
             decode=data.get("decode"),
+            rotations=tuple(Rotation(**{**r, "verify": _verified(r["verify"])}) for r in data.get("rotations", ())),
         )
 
 
 def _attention(row: Mapping[str, Any]) -> Attention:
-    verify = row["verify"]
     own = {key: value for key, value in row.items() if key != "achieved"}
-    return Attention(**{**own, "verify": Verification(**verify) if verify else None})
+    trail = tuple(Read(**read) for read in row.get("trail", ()))
+    return Attention(**{**own, "verify": _verified(row["verify"]), "trail": trail})
+
+
+def _verified(row: Mapping[str, Any] | None) -> Verification | None:
+    return Verification(**row) if row else None
 
 
 def engines_from(rows: Iterable[Mapping[str, Any]]) -> tuple[Engine, ...]:

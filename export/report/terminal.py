@@ -56,9 +56,7 @@ def _scientific(value: float | None) -> str:
 
 
 def _attentions(report: Report) -> str:
-    columns = {
-        f"SM {engine.sm}": [_kernel(report, i, engine.sm) for i in _indexes(report)] for engine in report.engines
-    }
+    columns = {f"SM {engine.sm}": [kernel(report, i, engine.sm) for i in _indexes(report)] for engine in report.engines}
     return attentions.render(report.attentions, columns)
 
 
@@ -66,11 +64,12 @@ def _indexes(report: Report) -> range:
     return range(len(report.attentions))
 
 
-def _kernel(report: Report, index: int, sm: int) -> str:
-    kernel = report.kernel(report.attentions[index], sm)
-    if kernel is None or kernel.fused is None:
+def kernel(report: Report, index: int, sm: int) -> str:
+    """Returns what the attention at `index` became in the engine for `sm`: "fused", "decomposed" or "unknown"."""
+    found = report.kernel(report.attentions[index], sm)
+    if found is None or found.fused is None:
         return "unknown"
-    return "fused" if kernel.fused else "decomposed"
+    return "fused" if found.fused else "decomposed"
 
 
 def _engines(report: Report) -> str:
@@ -86,9 +85,9 @@ def _engines(report: Report) -> str:
     ]
     lines = [table.render(("engine", "built in", "size", "scratch memory", "computes in"), rows)] if rows else []
     for engine in report.engines:
-        for name, kernel in engine.attentions.items():
-            if not kernel.fused:
-                lines.append(f"SM {engine.sm} {name}: {kernel.why}\n")
+        for name, became in engine.attentions.items():
+            if not became.fused:
+                lines.append(f"SM {engine.sm} {name}: {became.why}\n")
     return "".join(lines)
 
 

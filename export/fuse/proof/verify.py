@@ -16,6 +16,7 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
+from export import progress
 from export.fuse.proof.compare import LAYOUT, Before, Comparison, visible
 from export.fuse.proof.region import cut
 from export.fuse.proof.running import Arrays
@@ -58,12 +59,15 @@ def verify(
             waiting.remove(node)
             for attention in attentions:
                 hidden.setdefault(attention, []).append(node)
-    for node in [*waiting, *(n for n in hidden if n not in waiting)]:
+    todo = [*waiting, *(n for n in hidden if n not in waiting)]
+    for at, node in enumerate(todo):
+        progress.step("verify", at, len(todo))
         try:
             verified[str(node.name)] = _in_one_view(views, node, opset, masked_rows, passed)
         except Refusal as refusal:
             # a rotary embedding that only its attention shows is put back first: attention never depends on it
             failures |= {str(n.name): refusal for n in hidden.get(node, [node])}
+    progress.step("verify", len(todo), len(todo))
     return failures, verified
 
 
