@@ -126,7 +126,7 @@ def build_engine(
             "onnx": os.path.abspath(onnx),  # links kept: external data lies beside the link
             "engine": os.path.abspath(temporary),
             "sm": sm,
-            "profile": {n: (s.min, s.opt, s.max) for n, s in profile.inputs.items()},
+            "profiles": [{n: (s.min, s.opt, s.max) for n, s in each.inputs.items()} for each in profile.all],
             "foreign": [(n.name, n.domain, n.op, n.function) for n in foreign],
             "flags": asked.as_dict(),
         }
@@ -177,7 +177,7 @@ def describe(
         inputs=_typed(facts.inputs, built["inputs"], built["shapes"]),
         outputs=_typed(facts.outputs, built["outputs"], built["shapes"]),
         layers=listed,
-        attentions=kernels.attention_kernels(listed, named, known),
+        attentions=kernels.attention_kernels(listed, named, known, len(profile.all)),
         messages=tuple((severity, text) for severity, text in log),
         flags=asked,
     )

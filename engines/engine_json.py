@@ -1,10 +1,12 @@
 """engine.json: what lies beside engines so that they can be judged and run without opening them.
 
     {"schema": 1, ...,
-     "engines": [{"file", "sha256", "size", "vendor", "version", "sm", "inputs", "outputs", "profile", "flags"}]}
+     "engines": [{"file", "sha256", "size", "vendor", "version", "sm", "inputs", "outputs", "profile",
+      "profiles", "flags"}]}
 
 `entry` is one element of "engines"; whoever writes the folder may add keys of its own beside them. An input or output
-is {"name", "dtype", "shape"}, the profile {"dims": {name: [min, opt, max]}, "inputs": {name: [min, opt, max shape]}}.
+is {"name", "dtype", "shape"}, the profile {"dims": {name: [min, opt, max]}, "inputs": {name: [min, opt, max shape]}};
+"profiles" lists every one, and "profile" is the first.
 "flags" (`engines.flags.Flags.as_dict`) may be missing, for none. Where the file has a "sha256" of its own, it signs the
 rest: an engine is opened only if it is the one whose sha256 stands here, and this only if nobody edited it.
 """
@@ -22,6 +24,7 @@ from engines.runner import TensorSpec
 
 if TYPE_CHECKING:
     from engines.build import BuiltEngine
+    from engines.profiles import Profile
 
 NAME = "engine.json"
 SCHEMA = 1
@@ -70,10 +73,8 @@ def entry(engine: "BuiltEngine") -> dict[str, Any]:
         "sm": engine.sm,
         "inputs": [_tensor(spec) for spec in engine.inputs],
         "outputs": [_tensor(spec) for spec in engine.outputs],
-        "profile": {
-            "dims": {name: list(sizes) for name, sizes in engine.profile.dims.items()},
-            "inputs": {n: [list(s.min), list(s.opt), list(s.max)] for n, s in engine.profile.inputs.items()},
-        },
+        "profile": _profile(engine.profile),
+        "profiles": [_profile(each) for each in engine.profile.all],
         "flags": engine.flags.as_dict(),
     }
 
@@ -172,6 +173,13 @@ def seal(content: Mapping[str, Any]) -> str:
 def digest_of(content: bytes) -> str:
     """Returns the sha256 of bytes, in hexadecimal."""
     return hashlib.sha256(content).hexdigest()
+
+
+def _profile(profile: "Profile") -> dict[str, Any]:
+    return {
+        "dims": {name: list(sizes) for name, sizes in profile.dims.items()},
+        "inputs": {n: [list(s.min), list(s.opt), list(s.max)] for n, s in profile.inputs.items()},
+    }
 
 
 def _tensor(spec: TensorSpec) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def parts(
     """
     found = {
         "graph": _graph(onnx),
-        "profile": ", ".join(f"{name}={shapes}" for name, shapes in sorted(profile.inputs.items())) or "fixed",
+        "profile": "; ".join(_shapes(each) for each in profile.all),
         "dtypes": ", ".join(sorted(facts.dtypes)),
         "flags": json.dumps(asked.of_engine(), sort_keys=True),
         "builder": vendor.name,
@@ -52,6 +52,10 @@ def parts(
         found["plugins"] = _sources("plugins")
         found["triton"] = packages.versions()["triton"] or "not installed"
     return found
+
+
+def _shapes(profile: Profile) -> str:
+    return ", ".join(f"{name}={shapes}" for name, shapes in sorted(profile.inputs.items())) or "fixed"
 
 
 def key(named: Mapping[str, str]) -> str:

@@ -88,6 +88,7 @@ class EngineRunner:
         self.inputs = self._specs(modes.INPUT, self.record.inputs)
         self.outputs = self._specs(modes.OUTPUT, self.record.outputs)
         self._bound: dict[str, torch.Tensor] = {}
+        self._profile = 0  # the active one
 
     @property
     def provider(self) -> str:
@@ -163,8 +164,7 @@ class EngineRunner:
         arrays = check_feeds([spec for spec in self.inputs if spec.name not in carried], feeds)
         shapes = {name: tuple(x.shape) for name, x in arrays.items()}
         shapes |= {name: tuple(tensor.shape) for name, tensor in carried.items()}
-        for spec in self.inputs:
-            self._check_profile(spec, shapes[spec.name])
+        self._choose_profile(shapes)
         self._failures: list[Exception] = []
         self._allocators: list[Any] = []  # the context does not own them
         self._bound = {}
@@ -206,18 +206,39 @@ class EngineRunner:
             raise self._failed("could not run")
         self._buffers.synchronize()
 
-    def _check_profile(self, spec: TensorSpec, shape: Shape) -> None:
-        if self._on_host(spec):
-            return  # the profile of a shape tensor bounds its values, which the runtime checks itself
-        low, opt, high = (tuple(s) for s in self._engine.get_tensor_profile_shape(spec.name, 0))
-        for axis, size in enumerate(shape):
-            if not low[axis] <= size <= high[axis]:
-                dim = spec.shape[axis]
-                raise UsageError(
-                    f"Axis {axis} of input {spec.name!r} ({dim}) is {size}; {self.name} was built for "
-                    f"{low[axis]}..{high[axis]}. Rebuild it with --shapes {dim}="
-                    f"{min(low[axis], size)}:{opt[axis]}:{max(high[axis], size)}."
-                )
+    def _choose_profile(self, shapes: Mapping[str, Shape]) -> None:
+        """Makes the first of the engine's profiles that takes these shapes the active one."""
+        misfits = []
+        for number in range(max(1, self._engine.num_optimization_profiles)):
+            misfit = self._misfit(shapes, number)
+            if misfit is None:
+                self._activate(number)
+                return
+            misfits.append(misfit)
+        others = f" Its other profiles ({len(misfits) - 1}) do not take it either." if misfits[1:] else ""
+        raise UsageError(misfits[0] + others)
+
+    def _activate(self, number: int) -> None:
+        if number == self._profile:
+            return
+        if not self._context.set_optimization_profile_async(number, self._buffers.handle):
+            raise self._failed(f"refused its profile {number}")
+        self._profile = number
+
+    def _misfit(self, shapes: Mapping[str, Shape], number: int) -> str | None:
+        for spec in self.inputs:
+            if self._on_host(spec):
+                continue  # the profile of a shape tensor bounds its values, which the runtime checks itself
+            low, opt, high = (tuple(s) for s in self._engine.get_tensor_profile_shape(spec.name, number))
+            for axis, size in enumerate(shapes[spec.name]):
+                if not low[axis] <= size <= high[axis]:
+                    dim = spec.shape[axis]
+                    return (
+                        f"Axis {axis} of input {spec.name!r} ({dim}) is {size}; {self.name} was built for "
+                        f"{low[axis]}..{high[axis]}. Rebuild it with --shapes {dim}="
+                        f"{min(low[axis], size)}:{opt[axis]}:{max(high[axis], size)}."
+                    )
+        return None
 
     def _specs(self, mode: Any, recorded: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
         """Returns the engine's own names, dtypes and sizes; only the symbolic names are the record's."""

@@ -42,6 +42,7 @@ def attention_kernels(
     layers: Sequence[Layer],
     attentions: Mapping[str, Sequence[str]],
     facts: Mapping[str, tuple[str | None, int | None]] | None = None,
+    profiles: int = 1,
 ) -> dict[str, KernelChoice]:
     """Returns what became of each attention, in the order given; then fused kernels that none of them accounts for.
 
@@ -49,6 +50,7 @@ def attention_kernels(
         layers: The engine's layers (`engines.layers.parse`).
         attentions: {name: names of the ONNX nodes that compute it, its Attention or Softmax node first}.
         facts: {name: (dtype of Q, head size)} where known, for the sentence on a decomposed one.
+        profiles: How many the engine was built for; each has layers of its own.
     """
     if not layers:
         silent = "The builder's log lists no layers, so its kernels are not known."
@@ -65,6 +67,8 @@ def attention_kernels(
             more = [layer for layer in spare if anchors[name] in layer.origins]
             spare = [layer for layer in spare if layer not in more]
             result[name] = _fused(name, (fused[owners[name]], *more))
+            if profiles > 1 and len(more) + 1 < profiles:
+                result[name] = _in_part(result[name], len(more) + 1, profiles)
         elif name in shared:
             result[name] = _one_of(name, [fused[i] for i in shared[name]])
         else:
@@ -131,6 +135,11 @@ def _fused(name: str, mine: Sequence[Layer]) -> KernelChoice:
     dtype = mine[0].inputs[0].dtype if mine[0].inputs else "unknown dtype"
     what = "One fused MHA kernel computes" if len(mine) == 1 else f"{len(mine)} fused MHA kernels compute"
     return KernelChoice(name, True, tuple(layer.name for layer in mine), f"{what} it in {dtype}.")
+
+
+def _in_part(choice: KernelChoice, fused: int, profiles: int) -> KernelChoice:
+    why = f"Only {fused} of the engine's {profiles} profiles has a fused MHA kernel for it; the others take it apart."
+    return KernelChoice(choice.attention, False, choice.kernels, why)
 
 
 def _one_of(name: str, kernels: Sequence[Layer]) -> KernelChoice:

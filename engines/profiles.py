@@ -37,11 +37,18 @@ class Profile:
         inputs: The shapes of every input, by its name in the graph.
         dims: The range each symbolic dimension got.
         defaulted: The dimensions nobody gave, which got a default range; a report names them.
+        further: Other ranges that the same engine is built for, each with kernels of its own.
     """
 
     inputs: Mapping[str, InputShapes]
     dims: Mapping[str, Range]
     defaulted: tuple[str, ...] = ()
+    further: tuple["Profile", ...] = ()
+
+    @property
+    def all(self) -> tuple["Profile", ...]:
+        """Every profile, in the engine's order: this one is number 0."""
+        return (self, *self.further)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ def check(graph: Graph, vendor: Vendor, sm: int, profile: Profile) -> tuple[Fore
     """
     compute_capability.require(vendor, sm)
     compute_capability.refuse_dtypes(sm, graph.dtypes)
-    _check_inputs(graph, profile)
+    for each in profile.all:
+        _check_inputs(graph, each)
     foreign = tuple(n for n in graph.foreign if n.op not in KNOWN.get(n.domain, ()))
     if not vendor.plugins:
         for node in foreign:

@@ -64,8 +64,9 @@ def build(request: dict[str, Any], send: Callable[..., None]) -> dict[str, Any]:
     """Builds the engine of a request and writes it; returns what there is to tell.
 
     Args:
-        request: "vendor", "onnx" and "engine" (paths), "sm", "profile" ({input: [min, opt, max] shapes}), "foreign"
-            ([name, domain, op, whether it is a function] of nodes outside ONNX's domain), "flags" (`Flags.as_dict`).
+        request: "vendor", "onnx" and "engine" (paths), "sm", "profiles" ({input: [min, opt, max] shapes} each),
+            "foreign" ([name, domain, op, whether it is a function] of nodes outside ONNX's domain), "flags"
+            (`Flags.as_dict`).
         send: Called with log= or progress=.
     """
     loaded = vendor.load(request["vendor"])
@@ -83,7 +84,8 @@ def build(request: dict[str, Any], send: Callable[..., None]) -> dict[str, Any]:
     config.profiling_verbosity = loaded.module.ProfilingVerbosity.DETAILED
     config.progress_monitor = loaded.progress_monitor(_seldom(lambda *step: send(progress=step)))
     inputs = [network.get_input(i) for i in range(network.num_inputs)]
-    _add_profile(builder, config, inputs, request["profile"])
+    for shapes in request["profiles"]:
+        _add_profile(builder, config, inputs, shapes)
     loaded.aim(config, request["sm"])
     asked = flags.Flags.from_dict(request["flags"])
     flags.apply(loaded.module, config, asked)

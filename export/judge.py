@@ -79,6 +79,19 @@ def not_run(parity: "ParityReport", spec: Spec) -> tuple[str, ...]:
 
 def notes(profile: Profile) -> tuple[str, ...]:
     """Returns what the reader should know about the shapes."""
+    return (*_defaults(profile), *_further(profile))
+
+
+def _further(profile: Profile) -> tuple[str, ...]:
+    if not profile.further:
+        return ()
+    listed = "; ".join(
+        ",".join(f"{n}={':'.join(map(str, r))}" for n, r in each.dims.items()) for each in profile.further
+    )
+    return (f"the engines have further profiles ({listed}); parity cases are of the sizes of the first.",)
+
+
+def _defaults(profile: Profile) -> tuple[str, ...]:
     if not profile.defaulted:
         return ()
     text = ", ".join(f"{name}={':'.join(map(str, profile.dims[name]))}" for name in profile.defaulted)

@@ -73,7 +73,11 @@ def _build(todo: Plan, loaded: subject.Subject, parts: digest.Parts, folder: Pat
     progress.step("export", 1, 1)
     _log.info("capture   opset %d by %s", exported.opset, exported.exporter)
     profile = profiles.derive({t.name: t.shape for t in exported.inputs}, loaded.dims, spec.ranges())
-    loaded.refuse_sizes(exported, profile.dims, profile.defaulted)
+    inputs = {t.name: t.shape for t in exported.inputs}
+    further = tuple(profiles.derive(inputs, profile.dims, asked) for asked in spec.further_ranges())
+    profile = replace(profile, further=further)
+    for each in profile.all:
+        loaded.refuse_sizes(exported, each.dims, each.defaulted)
     model_file.save(exported.model, folder / "model.onnx")
 
     fused = fuse(exported.model, Options(verify=spec.verify, masked_rows=spec.masked_rows))
@@ -107,6 +111,7 @@ def _build(todo: Plan, loaded: subject.Subject, parts: digest.Parts, folder: Pat
         exporter=exported.exporter,
         builder=f"{todo.vendor.name} {todo.vendor.version}" if todo.vendor else None,
         profile=profile.dims,
+        further_profiles=tuple(each.dims for each in further),
         attentions=fused.attentions,
         rotations=fused.rotations,
         steps=tuple(record.Step(s.attention, s.action, s.why) for s in lowered.steps),

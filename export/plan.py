@@ -50,6 +50,8 @@ def make(spec: Spec) -> Plan:
             raise UsageError(f"--sm {','.join(map(str, spec.sm))} needs engines, and --target {target} builds none.")
         for name in asked.as_dict():
             raise UsageError(f"--{name.replace('_', '-')} is for engines, and --target {target} builds none.")
+        if spec.further_profiles:
+            raise UsageError(f"--shapes given again is for engines, and --target {target} builds none; give it once.")
         return Plan(replace(spec, target=target, dtype=dtype), None, names)
     loaded = vendor.load(target)
     flags.refuse(asked, loaded)

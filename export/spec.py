@@ -42,6 +42,8 @@ class Spec:
         sm: Compute capabilities to build engines for, as 89; empty: the GPU's own, or 89 and 120 without a GPU.
         shapes: {symbolic dimension: "min:opt:max"}, or {input: "1x1x64:2x128x64:8x512x64"}; (min, opt, max) is taken
             too. What is absent comes from the form or the inputs.
+        further_profiles: More shapes that the same engine is built for, each a text as `--shapes` takes it; what it
+            does not name is as in `shapes`.
         masked_rows: What a fully masked row gives: "keep" the meaning of the original, or "zero".
         attention: "native", where the plugin kernel stands in only for what the target does not compute itself, or
             "plugin", where it takes every attention it can (target tensorrt).
@@ -66,6 +68,7 @@ class Spec:
     exporter: str = "dynamo"
     sm: tuple[int, ...] = ()
     shapes: Mapping[str, str | Sequence[int] | int] = field(default_factory=dict)
+    further_profiles: tuple[str, ...] = ()
     masked_rows: MaskedRows = "keep"
     attention: AttentionKind = "native"
     require: str | None = None
@@ -104,6 +107,10 @@ class Spec:
             UsageError: opt lies outside min..max, or the text is no shape.
         """
         return profiles.parse(f"{name}={size}" for name, size in self.shapes.items())
+
+    def further_ranges(self) -> tuple[profiles.Shapes, ...]:
+        """Returns what each of `further_profiles` says, parsed; raises as `ranges` does."""
+        return tuple(profiles.parse(text) for text in self.further_profiles)
 
     @property
     def is_onnx(self) -> bool:
@@ -205,6 +212,12 @@ def _convert(key: str, value: Any, origin: str) -> Any:
         if isinstance(value, Mapping):
             return dict(value)
         raise UsageError(f'{where} must be a table such as {{batch = [1, 2, 8]}} or text such as "batch=1:2:8".')
+    if key == "further-profiles":
+        if not isinstance(value, list | tuple) or not all(isinstance(text, str) for text in value):
+            raise UsageError(f'{where} must be a list of texts such as "batch=1:2:8".')
+        for text in value:
+            profiles.parse(text)
+        return tuple(value)
     if key == "sm":
         if isinstance(value, list | tuple):
             value = ",".join(str(v) for v in value)

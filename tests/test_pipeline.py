@@ -135,6 +135,21 @@ def test_a_miss_says_what_moved(model: Path, tmp_path: Path, capsys) -> None:
     assert "cache" not in capsys.readouterr().err
 
 
+def test_shapes_given_again_are_a_further_profile(model: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "o"
+    words = ["build", str(model), "-o", str(out), "--shapes", SHAPES, "--shapes", "length=1"]
+    assert cli.main([*words, "--target", "tensorrt-rtx", "--sm", "89"]) == 0
+    dims = [{"batch": [1, 2, 3], "length": [1, 6, 9]}, {"batch": [1, 2, 3], "length": [1, 1, 1]}]
+    (engine,) = json.loads((out / "engine.json").read_text())["engines"]
+    assert [each["dims"] for each in engine["profiles"]] == report(out)["profiles"] == dims
+    assert "further profiles (batch=1:2:3,length=1:1:1)" in " ".join(report(out)["notes"])
+    assert read_toml(out / "spec.toml").further_profiles == ("length=1",)
+    assert cli.main(["check", str(out)]) == 0
+    capsys.readouterr()
+    assert cli.main([*words, "--target", "ort"]) == 2
+    assert "--shapes given again is for engines, and --target ort builds none" in capsys.readouterr().err
+
+
 def test_require_fails_the_build_and_its_folder_says_so(model: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / "o"
     words = ["build", str(model), "-o", str(out), "--target", "ort", "--shapes", SHAPES, "--require", "all"]

@@ -16,6 +16,7 @@ def test_toml_reads_back_equal(tmp_path) -> None:
     spec = Spec(
         source='dir "x"/módulo.py:make', out="o", target="ort", dtype="bf16", opset=24, sm=(89, 120),
         shapes={"batch": (1, 2, 8)}, masked_rows="zero", require="all", seed=7, verify=False,
+        further_profiles=("length=1",),
     )  # fmt: skip
     path = tmp_path / "spec.toml"
     path.write_text(spec.as_toml(), encoding="utf-8")

@@ -18,7 +18,6 @@ _FLAGS = (
     "opset",
     "exporter",
     "sm",
-    "shapes",
     "masked_rows",
     "attention",
     "require",
@@ -53,7 +52,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--opset", type=int, metavar="N", help="ONNX opset of the export")
     add("--exporter", choices=EXPORTERS, help="PyTorch exporter (default: dynamo)")
     add("--sm", metavar="89,120", help="compute capabilities (default: the GPU's own; 89,120 without a GPU)")
-    add("--shapes", metavar="batch=1:2:8,...", help="min:opt:max of a dimension, or of an input as x=1x1x64:...")
+    add(
+        "--shapes",
+        action="append",
+        metavar="batch=1:2:8,...",
+        help="min:opt:max of a dimension, or of an input as x=1x1x64:...; given again: another profile of the engine",
+    )
     add(
         "--attention",
         choices=ATTENTIONS,
@@ -100,6 +104,8 @@ def spec_of(args: argparse.Namespace) -> Spec:
     """
     spec = read_toml(args.config) if args.config else Spec()
     given = {name.replace("_", "-"): getattr(args, name) for name in _FLAGS if getattr(args, name) is not None}
+    if args.shapes:
+        given["shapes"], given["further-profiles"] = args.shapes[0], args.shapes[1:]
     if args.source is not None:
         given["source"] = args.source
     if args.no_verify:

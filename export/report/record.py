@@ -80,6 +80,7 @@ class Report:
         exporter: "dynamo", "torchscript" or what the ONNX file names.
         builder: The engine builder and its version, e.g. "tensorrt-rtx 1.7.1.116"; None without engines.
         profile: {dimension: (min, opt, max)}.
+        further_profiles: The same of each further profile of the engines.
         attentions: A row for each attention found.
         steps: What lowering changed.
         rotations: A row for each rotary embedding found.
@@ -108,6 +109,7 @@ class Report:
     notes: tuple[str, ...] = ()
     not_run: tuple[str, ...] = ()
     decode: Mapping[str, Any] | None = None
+    further_profiles: tuple[Mapping[str, tuple[int, int, int]], ...] = ()
     reused: bool = field(default=False, compare=False)
     rotations: tuple[Rotation, ...] = ()
 
@@ -139,6 +141,7 @@ class Report:
             "exporter": self.exporter,
             "builder": self.builder,
             "profile": {dim: list(sizes) for dim, sizes in self.profile.items()},
+            "profiles": [{d: list(s) for d, s in each.items()} for each in (self.profile, *self.further_profiles)],
             "attentions": [{**asdict(row), "achieved": self.achieved(row)} for row in self.attentions],
             "rotations": [asdict(row) for row in self.rotations],
             "summary": asdict(summarise(self.attentions)),
@@ -169,7 +172,8 @@ class Report:
             opset=data["opset"],
             exporter=data["exporter"],
             builder=data["builder"],
-            profile={dim: (low, opt, high) for dim, (low, opt, high) in data["profile"].items()},
+            profile=_ranges(data["profile"]),
+            further_profiles=tuple(_ranges(each) for each in data.get("profiles", [])[1:]),
             attentions=tuple(_attention(row) for row in data["attentions"]),
             steps=tuple(Step(**step) for step in data["lowering"]),
             engines=engines_from(data["engines"]),
@@ -180,6 +184,10 @@ class Report:
             decode=data.get("decode"),
             rotations=tuple(Rotation(**{**r, "verify": _verified(r["verify"])}) for r in data.get("rotations", ())),
         )
+
+
+def _ranges(data: Mapping[str, Any]) -> dict[str, tuple[int, int, int]]:
+    return {dim: (low, opt, high) for dim, (low, opt, high) in data.items()}
 
 
 def _attention(row: Mapping[str, Any]) -> Attention:

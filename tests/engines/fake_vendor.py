@@ -60,6 +60,7 @@ class Tensor:
     shape: tuple[int, ...]
     profile: tuple[tuple[int, ...], ...] = ()
     location: TensorLocation = TensorLocation.DEVICE
+    further: tuple[tuple[tuple[int, ...], ...], ...] = ()  # of its further profiles
 
 
 @dataclass
@@ -93,6 +94,11 @@ class Context:
         self.state.calls.append(f"set_input_shape {name} {list(shape)}")
         self.shapes[name] = shape
         return not self.state.refuse_shape
+
+    def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
+        self.state.calls.append(f"set_optimization_profile {profile_index}")
+        self.shapes, self.addresses = {}, {}  # a change of profile forgets both
+        return True
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
         self.state.calls.append(f"set_tensor_address {name}")
@@ -165,6 +171,7 @@ class Engine:
     def __init__(self, state: State) -> None:
         self.state = state
         self.num_io_tensors = len(state.tensors)
+        self.num_optimization_profiles = 1 + len(state.tensors[0].further)
 
     def _tensor(self, name: str) -> Tensor:
         return next(t for t in self.state.tensors if t.name == name)
@@ -185,8 +192,7 @@ class Engine:
         return self._tensor(name).location
 
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[tuple[int, ...]]:
-        assert profile_index == 0
-        return list(self._tensor(name).profile)
+        return list((self._tensor(name).profile, *self._tensor(name).further)[profile_index])
 
     def create_runtime_config(self) -> "RuntimeConfig":
         return RuntimeConfig(self.state)

@@ -209,6 +209,19 @@ class TestRun:
             "execute 0",
         ]
 
+    def test_the_profile_that_fits_is_chosen(self, loaded) -> None:
+        state = State(tensors())
+        for tensor in state.tensors:
+            tensor.further = (((1, 64, 3), (1, 64, 3), (1, 99, 3)),)
+        runner = loaded(state)
+        for shape in ((2, 4, 3), (1, 80, 3), (1, 70, 3), (2, 4, 3)):
+            x = np.ones(shape, np.float32)
+            np.testing.assert_array_equal(runner.run({"x": x})["y"], x + x)
+        chosen = [call for call in state.calls if call.startswith("set_optimization_profile")]
+        assert chosen == ["set_optimization_profile 1", "set_optimization_profile 0"]
+        with pytest.raises(UsageError, match=r"was built for 1\.\.8\..* Its other profiles \(1\) do not"):
+            runner.run({"x": np.ones((9, 80, 3), np.float32)})
+
     @pytest.mark.parametrize(
         ("shape", "dim", "span"), [((9, 4, 3), "batch", "1:2:9"), ((2, 17, 3), "length", "1:4:17")]
     )

@@ -88,7 +88,7 @@ class Fake:
         """Builds; returns what was sent besides the answer."""
         monkeypatch.setattr(vendor, "load", lambda name: self.vendor())
         sent: list[dict[str, Any]] = []
-        request = {"vendor": "tensorrt", "onnx": "m.onnx", "engine": str(folder / "e"), "sm": 90, "profile": PROFILE}
+        request = {"vendor": "tensorrt", "onnx": "m.onnx", "engine": str(folder / "e"), "sm": 90, "profiles": [PROFILE]}
         request |= {"foreign": [("n", "my", "Odd", False)], "flags": json.loads(json.dumps(asked.as_dict()))}
         told = worker.build(request, lambda **line: sent.append(line))
         assert told["inputs"] == {"x": "float16"}
