@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from export import errors
+    from export.decode.opening import generator
     from export.fusing import fuse, inspect
     from export.parity import check
     from export.pipeline import build
     from export.running import run
     from export.spec import Spec
 
-__all__ = ["Spec", "build", "check", "errors", "fuse", "inspect", "run"]
+__all__ = ["Spec", "build", "check", "errors", "fuse", "generator", "inspect", "run"]
 
 _PLACES = {
     "Spec": "export.spec",
     "build": "export.pipeline",
     "check": "export.parity",
+    "generator": "export.decode.opening",
     "inspect": "export.fusing",
     "run": "export.running",
 }

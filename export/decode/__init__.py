@@ -8,6 +8,7 @@ given      a model that brings such tensors along
 static     two graphs over a cache of fixed length, written in place: TensorRT
 truth      one forward over everything, in float64
 judge      prefill and steps against it, with every padding, and to the end of the cache
+opening    a loop over what was built
 stage      all of it for one build
 ```
 """

@@ -13,7 +13,7 @@ from engines import profiles
 from engines.cached import Obtained
 from engines.decoding import Decoding
 from engines.errors import BackendMissingError
-from engines.generator import Generator, Resident
+from engines.generator import Generator
 from engines.gpus import gpus
 from engines.profiles import Profile
 from export import model_file
@@ -201,25 +201,20 @@ def _on_cpu(
     if dtype == "bf16":
         return NotRun("ONNX Runtime's CPU provider has no bfloat16 kernels for attention and matrix products.")
     runners = {name: open_graph(folder / name) for name in dict.fromkeys(files.values())}
-    return _loop(runners[files["prefill"]], runners[files["step"]], decoding)
-
-
-def _loop(prefill: Resident, step: Resident, decoding: Decoding) -> Callable[[], Generator]:
-    return lambda: Generator(prefill, step, decoding)
+    return lambda: Generator(runners[files["prefill"]], runners[files["step"]], decoding)
 
 
 def _on_gpu(decoding: Decoding, folder: Path, sm: int) -> "Callable[[], Generator] | NotRun":
-    from engines.engine_runner import EngineRunner
+    from export.decode.opening import engine_loop
     from export.parity.result import NotRun
 
     here = gpus()
     if not here.found:
         return NotRun(f"{here.reason}; an engine runs only on the GPU architecture it was built for")
     try:
-        pair = [EngineRunner(folder / f"{name}.{sm}.engine") for name in ("prefill", "step")]
+        return engine_loop(decoding, folder, sm)
     except (BackendMissingError, UsageError) as error:
         return NotRun(str(error).replace(f"{folder}{os.sep}", ""))
-    return _loop(pair[0], pair[1], decoding)
 
 
 def _capacity(asked: Request, length: int | str, tokens: tuple[str, ...]) -> int:
