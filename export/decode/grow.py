@@ -12,9 +12,9 @@ import onnx_ir.passes.common as common
 
 from engines.decoding import Cache
 from export.decode.positions import Positions
-from export.decode.tokens import Tokens, read, refused
+from export.decode.tokens import BROADCAST, Tokens, read, refused
 from export.graph.build import Builder
-from export.graph.shapes import clean, infer
+from export.graph.shapes import clean, infer, simplest
 from export.graph.values import attribute, dim, dims, label, rank
 
 _INT = ir.DataType.INT64
@@ -42,8 +42,8 @@ class _Growing:
 
     keeps_rank = True
 
-    def __init__(self, past: ir.Value, total: ir.Value) -> None:
-        self._past, self._total = past, total
+    def __init__(self, past: ir.Value, total: ir.Value, new: str) -> None:
+        self._past, self._total, self._new = past, total, new
 
     def total(self, build: Builder) -> ir.Value:
         return self._total
@@ -55,7 +55,12 @@ class _Growing:
         return value
 
     def rows(self, build: Builder, value: ir.Value, axis: int, like: ir.Value) -> ir.Value:
-        return build("Slice", value, self._past, self._total, build.axes(axis), build.axes(1), dtype=like.dtype)
+        cut = build("Slice", value, self._past, self._total, build.axes(axis), build.axes(1), dtype=like.dtype)
+        whole = simplest(f"past + {self._new}")
+        sizes = [whole if d == self._new and i != axis else d for i, d in enumerate(dims(like) or ())]
+        sizes[axis] = self._new  # a slice may say Min(longest, length)
+        cut.shape = ir.Shape(sizes)
+        return cut
 
 
 def grow(fused: ir.Model) -> Step:
@@ -79,7 +84,7 @@ def grow(fused: ir.Model) -> Step:
     past = start("Shape", pasts[0][0], dtype=_INT, shape=ir.Shape([1]), start=2, end=3)
     new = start("Shape", tokens.inputs[0], dtype=_INT, shape=ir.Shape([1]), start=1, end=2)
     total = start("Add", past, new, dtype=_INT, shape=ir.Shape([1]))
-    frame = _Growing(past, total)
+    frame = _Growing(past, total, tokens.length)
     positions = Positions(tokens, frame)
     nodes = [n for n in graph if any(v in tokens.content for v in n.outputs)]
     for mask in tokens.masks:
@@ -118,19 +123,29 @@ def place(nodes: list[ir.Node], tokens: Tokens, positions: Positions) -> None:
         for at, value in list(tokens.data(node)):
             if value in tokens.content or not positions.follows_length(value):
                 continue
-            if rank(value) is None:
+            if dims(value) is None:
                 raise refused(f"the size of {value.name!r}, which {label(node)} reads, is not known.")
-            axes, size = tokens.axes(value), rank(value) or 0
+            axes, size = tokens.axes(value) or _aligned(node, value, tokens), rank(value) or 0
             if attention and at == 3:
                 keyed = positions.whole(value, build)
                 cut = positions.rows(value, size - 2, build) if size >= 2 and size - 2 in axes else keyed
             elif len(axes) == 1:
                 cut = positions.rows(value, axes[0], build)
-            elif not axes:
+            elif not axes and all(isinstance(d, int) or d == tokens.batch for d in dims(value) or ()):
                 cut = positions.whole(value, build)
             else:
-                raise refused(f"{label(node)} reads {value.name!r} {value.shape}, which counts tokens twice.")
+                raise refused(f"{label(node)} reads {value.name!r} {value.shape}, in which not one axis counts tokens.")
             node.replace_input_with(at, cut)
+
+
+def _aligned(node: ir.Node, value: ir.Value, tokens: Tokens) -> tuple[int, ...]:
+    """Returns the axis of unknown size that broadcasting lays over the tokens of a node's output."""
+    output, found = node.outputs[0], dims(value) or ()
+    places = [at - (rank(output) or 0) for at in tokens.axes(output)]
+    if node.op_type not in BROADCAST or len(places) != 1 or len(found) < -places[0]:
+        return ()
+    unknown = isinstance(found[places[0]], str) and found[places[0]] != tokens.batch
+    return (len(found) + places[0],) if unknown else ()
 
 
 def finish(model: ir.Model) -> None:

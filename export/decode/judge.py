@@ -1,10 +1,10 @@
 """Is prefill and step after step what one forward over everything gives? Every padding, and the end of the cache."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from engines.decoding import Decoding
+from engines.decoding import Cache, Decoding
 from engines.errors import CacheFullError, RaggedError, ToolkitError
 from engines.generator import Generator, rolled
 from export.decode.truth import Truth
@@ -26,6 +26,14 @@ _CUTS = {
     "ragged": ((2, 1), (0, 5), (6, 0)),
 }
 """Columns of padding (before, behind) the prompt of 8, row by row."""
+
+
+@dataclass(frozen=True)
+class Own:
+    """What the model itself has of what a decode loop sees to: names of padding masks, and caches."""
+
+    masks: tuple[str, ...] = ()
+    caches: tuple[Cache, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ class Judge:
         decoding: Decoding,
         dims: Mapping[str, tuple[int, int, int]],
         axes: tuple[int | str, int | str],
-        masks: Sequence[str],
+        own: Own,
         dtype: str,
     ) -> None:
         """Takes the truth and how the model is run; whether padding on the left is harmless is found out here.
@@ -66,10 +74,10 @@ class Judge:
             decoding: Names and capacity.
             dims: (min, opt, max) of each dimension of the model that the truth runs.
             axes: Its batch and token dimensions.
-            masks: Its padding masks, which a loop makes itself or does without.
+            own: Its padding masks and caches, which a loop makes itself or does without.
             dtype: "fp16", "bf16" or "fp32".
         """
-        self._truth, self._dtype, self._axes, self._masks = truth, precision(dtype), axes, tuple(masks)
+        self._truth, self._dtype, self._axes, self._own = truth, precision(dtype), axes, own
         self._sizes = {name: opt for name, (_, opt, _) in dims.items()}
         self._rows = axes[0] if isinstance(axes[0], int) else ROWS
         self._prompt = max(1, min(PROMPT, decoding.capacity // 2))
@@ -110,7 +118,7 @@ class Judge:
             return True
         known = self._sequences("left-padding")
         by = self._total - known.lengths
-        names = (*self.decoding.tokens, *self._masks)
+        names = (*self.decoding.tokens, *self._own.masks)
         moved = {n: rolled(x, by) if n in names else x for n, x in known.feeds.items()}
         found = {}
         for name, e in self._truth.expected("left-padding", moved).items():
@@ -194,7 +202,7 @@ class Judge:
 
     def _fed(self, feeds: "Arrays") -> "Arrays":
         """Returns what a caller of the loop gives: not the mask and the caches, which are the loop's."""
-        own = {*self._masks, *(cache.past for cache in self.decoding.caches)}
+        own = {*self._own.masks, *(cache.past for cache in self._own.caches)}
         return {name: x for name, x in feeds.items() if name not in own}
 
     def _sequences(self, case: str) -> Sequences:
@@ -205,14 +213,13 @@ class Judge:
         key = ",".join(map(str, lengths))
         if key not in self._known:
             feeds = dict(self._truth.draw(self._at(self._total)))
-            for cache in self.decoding.caches:
-                if cache.past in feeds:  # the model's own: there is no past yet
-                    feeds[cache.past] = np.take(feeds[cache.past], [], axis=cache.axis)
+            for cache in self._own.caches:  # there is no past yet
+                feeds[cache.past] = np.take(feeds[cache.past], [], axis=cache.axis)
             kept = np.arange(self._total)[None] < lengths[:, None]
-            for mask in self._masks:
+            for mask in self._own.masks:
                 shape = (self._rows, *[1] * (feeds[mask].ndim - 2), self._total)
                 feeds[mask] = kept.reshape(shape).astype(feeds[mask].dtype)
-            caches = {cache.present for cache in self.decoding.caches}
+            caches = {cache.present for cache in self._own.caches}
             expected = {n: e for n, e in self._truth.expected(case, feeds).items() if n not in caches}
             self._known[key] = Sequences(feeds, lengths, expected)
         return self._known[key]

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from engines import profiles
 from engines.cached import Obtained
-from engines.decoding import Decoding
+from engines.decoding import Cache, Decoding
 from engines.errors import BackendMissingError
 from engines.generator import Generator
 from engines.gpus import gpus
@@ -19,8 +19,10 @@ from engines.profiles import Profile
 from export import model_file
 from export.decode.given import given
 from export.decode.grow import Step, grow
+from export.decode.judge import Own
 from export.decode.static import WRITE_INDICES, Static
 from export.decode.tokens import read
+from export.decode.uncached import uncached
 from export.engine_stage import Supply, build_engines
 from export.errors import UsageError
 from export.graph.shapes import infer
@@ -49,8 +51,7 @@ class Decoded:
         decoding: How they are run.
         axes: Batch and token dimension of the model without a cache.
         files: {"prefill": file name, "step": file name}, one and the same where one graph is both.
-        masks: The padding masks of that model.
-        derived: Whether the cache was added here; else it is the model's own.
+        own: The padding masks and caches that the model came with.
         steps: What lowering changed, by graph.
         built: Every engine, with the graph it was built of.
         engines: Their rows of the report, likewise.
@@ -59,8 +60,7 @@ class Decoded:
     decoding: Decoding
     axes: tuple[int | str, int | str]
     files: Mapping[str, str]
-    masks: tuple[str, ...]
-    derived: bool
+    own: Own
     steps: Mapping[str, tuple[record.Step, ...]]
     built: tuple[tuple[str, Obtained], ...] = ()
     engines: tuple[tuple[str, record.Engine], ...] = ()
@@ -89,13 +89,7 @@ def make(asked: Request, folder: Path, supply: Supply) -> Decoded:
     step = given(fused)
     derived = step is None
     if todo.vendor is not None:
-        if not derived:
-            raise UsageError(
-                f"{todo.spec.source} brings a cache of its own that grows, and {todo.vendor.title} needs one of "
-                "fixed length. Give the model without past and present tensors, whose cache is added here, or use "
-                "--target ort."
-            )
-        return _static(asked, folder, supply)
+        return _static(asked, uncached(step) if step else fused, step.caches if step else (), folder, supply)
     step = step or grow(fused)
     axes = _axes(step)
     capacity = _capacity(asked, axes[1], step.tokens)
@@ -104,19 +98,19 @@ def make(asked: Request, folder: Path, supply: Supply) -> Decoded:
     model_file.save(lowered.model, folder / name)
     _log.info("decode    a growing cache of %d tensors, up to %d tokens", len(step.caches), capacity)
     decoding = Decoding("growing", step.tokens, step.mask, step.caches, capacity)
-    masks = (step.mask,) if step.mask else ()
-    return Decoded(decoding, axes, {"prefill": name, "step": name}, masks, derived, {"step": _said(lowered.steps)})
+    own = Own((step.mask,) if step.mask else (), () if derived else step.caches)
+    return Decoded(decoding, axes, {"prefill": name, "step": name}, own, {"step": _said(lowered.steps)})
 
 
-def _static(asked: Request, folder: Path, supply: Supply) -> Decoded:
+def _static(asked: Request, fused: ir.Model, caches: tuple[Cache, ...], folder: Path, supply: Supply) -> Decoded:
     todo, profile = asked.todo, asked.profile
     target, dtype = str(todo.spec.target), str(todo.spec.dtype)
-    model = asked.fused.clone()
+    model = fused.clone()
     infer(model)
     tokens = read(model.graph)
     axes = (tokens.batch, tokens.length)
     capacity = _capacity(asked, tokens.length, tuple(str(v.name) for v in tokens.inputs))
-    static = Static(asked.fused, capacity)
+    static = Static(fused, capacity)
     low, opt, high = profile.dims[tokens.length]
     prompts = {**profile.dims, tokens.length: (low, min(opt, capacity), min(high, capacity))}
     files: dict[str, str] = {}
@@ -133,10 +127,9 @@ def _static(asked: Request, folder: Path, supply: Supply) -> Decoded:
         engines += [(name, folders.engine(o, lowered, dtype)) for o in obtained]
         steps[name] = _said(lowered.steps)
     _log.info("decode    a static cache of %d tensors, %d tokens", len(static.caches), capacity)
+    own = Own(tuple(str(m.name) for m in tokens.masks), caches)
     decoding = Decoding("static", static.tokens, None, static.caches, capacity, WRITE_INDICES)
-    return Decoded(
-        decoding, axes, files, tuple(str(m.name) for m in tokens.masks), True, steps, tuple(built), tuple(engines)
-    )
+    return Decoded(decoding, axes, files, own, steps, tuple(built), tuple(engines))
 
 
 def told(report: Report, decoded: Decoded) -> Report:
@@ -146,8 +139,7 @@ def told(report: Report, decoded: Decoded) -> Report:
         decode={
             **decoded.decoding.as_dict(),
             "dimensions": list(decoded.axes),
-            "padding_masks": list(decoded.masks),
-            "derived": decoded.derived,
+            "own": asdict(decoded.own),
             "graphs": dict(decoded.files),
             "lowering": {name: [asdict(s) for s in steps] for name, steps in decoded.steps.items()},
             "engines": [{"graph": name, **asdict(engine)} for name, engine in decoded.engines],
@@ -174,9 +166,7 @@ def judge(report: Report, subject: "Subject", exported: "Exported", folder: Path
     spec = Spec().with_values(report.spec, "the resolved spec")
     decoding, files, dtype = Decoding.from_dict(report.decode), report.decode["graphs"], str(spec.dtype)
     batch, length = report.decode["dimensions"]
-    judge = Judge(
-        subject.whole(exported), decoding, report.profile, (batch, length), report.decode["padding_masks"], dtype
-    )
+    judge = Judge(subject.whole(exported), decoding, report.profile, (batch, length), _own(report.decode["own"]), dtype)
     rows = judge.rows("decode", _on_cpu(judge.decoding, files, folder, dtype))
     for sm in spec.sm:
         rows += judge.rows(f"decode-sm{sm}", _on_gpu(judge.decoding, folder, sm))
@@ -227,6 +217,10 @@ def _capacity(asked: Request, length: int | str, tokens: tuple[str, ...]) -> int
     if capacity > high:
         asked.subject.refuse_sizes(asked.exported, {**dims, length: (low, opt, capacity)})
     return capacity
+
+
+def _own(told: Mapping[str, Any]) -> Own:
+    return Own(tuple(told["masks"]), tuple(Cache(**cache) for cache in told["caches"]))
 
 
 def _axes(step: Step) -> tuple[int | str, int | str]:

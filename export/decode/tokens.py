@@ -6,12 +6,12 @@ positions, tables, the padding mask. Positional tensors can be computed for all 
 step; content is there for the step's tokens only.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from engines import dimension
 from export.errors import UsageError
 from export.graph.values import attribute, dim, dims, integers, label, rank, reduced_axes
 
@@ -30,6 +30,12 @@ _ALONE = set(
     """.split()  # noqa: SIM905
 )
 """Operators that treat each row of their inputs alone, whichever axis holds the tokens."""
+
+BROADCAST = {"Add", "And", "Div", "Equal", "Greater", "Less", "Mul", "Or", "Sub", "Where"}
+"""Those of them that lay their inputs over each other, aligned at the last axis."""
+
+_WORD = re.compile(r"[^\W\d][\w.]*")
+"""A name in a dimension, which may be arithmetic or "Min(24, length)"."""
 
 _NORMALISING = {"LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"}
 
@@ -67,7 +73,7 @@ class Tokens:
         found = dims(value)
         if found is None:
             return ()
-        return tuple(i for i, d in enumerate(found) if isinstance(d, str) and self.length in dimension.names(d))
+        return tuple(i for i, d in enumerate(found) if isinstance(d, str) and self.length in _WORD.findall(d))
 
     def data(self, node: ir.Node) -> Iterator[tuple[int, ir.Value]]:
         """Yields (index, input) of what a node computes on, without what only says how large or where."""
@@ -162,7 +168,7 @@ def _alone(node: ir.Node, reads: list[tuple[int, ir.Value]], outputs: list[ir.Va
     given = attribute(node, "axis", -1 if op in ("Softmax", "LogSoftmax", *_NORMALISING) else 0)
     counted = given if given < 0 else given - size
     if op in _ALONE:
-        wrong = op in ("Add", "Sub", "Mul", "Div", "Where") and len({*axis.values(), _right(outputs[0], tokens)}) > 1
+        wrong = op in BROADCAST and len({*axis.values(), _right(outputs[0], tokens)}) > 1
     elif op in ("MatMul", "Gemm"):
         contracted = {0: -2 if attribute(node, "transA", 0) else -1, 1: -1 if attribute(node, "transB", 0) else -2}
         wrong = any(axis[at] == contracted.get(at) for at in axis)

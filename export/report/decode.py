@@ -32,7 +32,7 @@ def engines(decode: Mapping[str, Any] | None) -> tuple[Engine, ...]:
 
 def _cache(decode: Mapping[str, Any]) -> str:
     graphs = dict.fromkeys(decode["graphs"].values())
-    whose = "added here" if decode["derived"] else "the model's own"
+    whose = "the model's own" if decode["own"]["caches"] else "added here"
     return (
         f"decode: {' and '.join(graphs)}: a {decode['kind']} cache of {len(decode['caches'])} tensors, {whose}, for "
         f"{decode['capacity']} tokens\n"

@@ -10,7 +10,7 @@ from engines.decoding import Decoding
 from engines.generator import Generator
 from engines.ort_runner import OrtRunner
 from export.decode.grow import grow
-from export.decode.judge import Judge
+from export.decode.judge import Judge, Own
 from export.decode.static import WRITE_INDICES, Static
 from export.decode.tokens import read
 from export.fuse import Options, fuse
@@ -83,9 +83,9 @@ def judged(of: Decoder, graphs: Graphs) -> list[ParityRow]:
     model = of.fused.clone()
     infer(model)
     tokens = read(model.graph)
-    masks = [str(m.name) for m in tokens.masks]
+    own = Own(tuple(str(m.name) for m in tokens.masks))
     truth: Any = of.subject.whole(of.exported)
-    judge = Judge(truth, graphs.decoding, of.subject.dims, (tokens.batch, tokens.length), masks, of.dtype)
+    judge = Judge(truth, graphs.decoding, of.subject.dims, (tokens.batch, tokens.length), own, of.dtype)
     runners = [opened(model) for model in dict.fromkeys((graphs.prefill, graphs.step))]
     return judge.rows("decode", lambda: Generator(runners[0], runners[-1], judge.decoding))
 
