@@ -53,6 +53,7 @@ class BuiltEngine:
         seconds: What the builder took, without parsing and process start.
         size: Bytes of the engine.
         scratch: Bytes of device scratch memory at the profile's largest shapes; None where the log does not say.
+        memory: Bytes of memory the builder's process had at its peak; None where the system does not say.
         profile: The shapes it was built for.
         inputs, outputs: Its tensors, dtypes as the engine has them.
         layers: What it will launch, in order; () where the log does not list it.
@@ -68,6 +69,7 @@ class BuiltEngine:
     seconds: float
     size: int
     scratch: int | None
+    memory: int | None
     profile: Profile
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -156,8 +158,8 @@ def describe(
         facts: Of the ONNX file.
         profile: Shapes it was built for.
         asked: What was asked of the builder.
-        built: "vendor", "version", "sm", "seconds", "size", {tensor: dtype} of "inputs" and "outputs", and {tensor:
-            sizes, -1 where they vary} of "shapes".
+        built: "vendor", "version", "sm", "seconds", "size", "memory", {tensor: dtype} of "inputs" and "outputs", and
+            {tensor: sizes, -1 where they vary} of "shapes".
         log: (severity, text) of each message.
         attentions: As for `build_engine`.
     """
@@ -173,6 +175,7 @@ def describe(
         seconds=built["seconds"],
         size=built["size"],
         scratch=layers.scratch(messages),
+        memory=built["memory"],
         profile=profile,
         inputs=_typed(facts.inputs, built["inputs"], built["shapes"]),
         outputs=_typed(facts.outputs, built["outputs"], built["shapes"]),

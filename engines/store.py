@@ -166,6 +166,7 @@ class Store:
                 "sm": built.sm,
                 "seconds": built.seconds,
                 "size": built.size,
+                "memory": built.memory,
                 "inputs": {t.name: t.dtype for t in built.inputs},
                 "outputs": {t.name: t.dtype for t in built.outputs},
                 "shapes": {t.name: [_size(d) for d in t.shape] for t in (*built.inputs, *built.outputs)},

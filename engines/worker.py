@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from engines import flags, vendor
+from engines import flags, memory, vendor
 from engines.errors import BackendMissingError, ToolkitError
 from engines.vendor import DTYPES, Vendor
 from plugins import contract
@@ -115,6 +115,7 @@ def build(request: dict[str, Any], send: Callable[..., None]) -> dict[str, Any]:
         "version": loaded.version,
         "seconds": seconds,
         "size": content.nbytes,
+        "memory": memory.peak(),
         "inputs": {t.name: DTYPES.get(t.dtype.name, t.dtype.name) for t in inputs},
         "shapes": {t.name: list(t.shape) for t in (*inputs, *outputs)},
         "outputs": {t.name: DTYPES.get(t.dtype.name, t.dtype.name) for t in outputs},

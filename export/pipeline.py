@@ -1,11 +1,12 @@
 """The whole flow, in order: source -> capture -> fuse -> lower -> engines -> parity -> one artifact folder."""
 
 import logging
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from engines import artifact, profiles
+from engines import artifact, memory, profiles
 from engines.store import Store, default_root
 from export import digest, fusing, plan, progress, reuse, subject
 from export.engine_stage import Supply, build_engines
@@ -35,6 +36,7 @@ def build(spec: Spec | str | None = None, *, force: bool = False, cache: bool = 
         BackendMissingError: The target is not installed here, or needs a GPU.
         EngineBuildError: The builder failed.
     """
+    start = time.monotonic()
     spec = replace(spec if isinstance(spec, Spec) else Spec(spec) if spec else Spec(), **changes)
     todo = plan.make(spec)
     spec = todo.spec
@@ -50,7 +52,7 @@ def build(spec: Spec | str | None = None, *, force: bool = False, cache: bool = 
         return found
     with artifact.staged(spec.folder) as folder:
         store = Store(root) if cache and todo.vendor and (root := default_root()) else None
-        return _build(todo, loaded, parts, folder, Supply(store, force))
+        return _build(todo, loaded, parts, folder, Supply(store, force), start)
 
 
 def _found(spec: Spec, parts: digest.Parts) -> Report | None:
@@ -59,7 +61,9 @@ def _found(spec: Spec, parts: digest.Parts) -> Report | None:
     return found.report
 
 
-def _build(todo: Plan, loaded: subject.Subject, parts: digest.Parts, folder: Path, supply: Supply) -> Report:
+def _build(
+    todo: Plan, loaded: subject.Subject, parts: digest.Parts, folder: Path, supply: Supply, start: float
+) -> Report:
     from export import judge, model_file
     from export.decode import stage
     from export.fuse import Options, fuse
@@ -95,7 +99,7 @@ def _build(todo: Plan, loaded: subject.Subject, parts: digest.Parts, folder: Pat
     built = tuple(o.engine for o in obtained)
     asked = stage.Request(loaded, exported, fused.model, todo, profile)
     decoded = stage.make(asked, folder, supply) if spec.decode else None
-    folders.write_engines(folder, built, target, decoded)
+    folders.write_engines(folder, built, target, fused.attentions, decoded)
 
     stages = judge.stages(folder, spec)
     parity = loaded.judge(exported, stages, profile.dims, judge.masked_rows(fused.attentions, spec))
@@ -120,6 +124,8 @@ def _build(todo: Plan, loaded: subject.Subject, parts: digest.Parts, folder: Pat
         failures=judge.failures(parity, fusing.unmet(fused.attentions, spec.require), engines),
         notes=(*exported.warnings, *judge.notes(profile), *achieved.notes(engines, str(spec.dtype))),
         not_run=judge.not_run(parity, spec),
+        seconds=time.monotonic() - start,
+        memory=memory.peak(),
     )
     if decoded:
         report, decoded = stage.judged(report, decoded, loaded, exported, folder)

@@ -7,7 +7,7 @@ import onnx_ir as ir
 from export.fuse.emit import Emitted
 from export.fuse.masks.upgrade import Upgrade
 from export.fuse.rows import Attention, Verification
-from export.graph.source_lines import source_line
+from export.graph.source_lines import module_path, source_line
 from export.graph.values import array, dim, made_by
 
 
@@ -47,6 +47,7 @@ def describe(
         if upgrade.zeroed or (made is not None and "before" in made.masked_rows and not upgrade.sees)
         else "keep",
         source=source_line(node),
+        block=module_path(node),
         verify=verification,
         trail=made.trail if made is not None else (),
     )

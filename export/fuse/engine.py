@@ -28,7 +28,7 @@ from export.fuse.weights import follow
 from export.graph import shapes
 from export.graph.laws import apply_laws, spell_out_softmaxes
 from export.graph.opset import raise_opset
-from export.graph.source_lines import source_line
+from export.graph.source_lines import module_path, source_line
 from export.graph.values import Dim, Refusal, dim, graphs
 from export.rules import rule
 
@@ -240,6 +240,7 @@ def _kept(softmax: ir.Node, refusal: Refusal) -> Attention:
         reason=refusal.sentence,
         op="Softmax",
         source=source_line(softmax),
+        block=module_path(softmax),
         change=rule(refusal.code).change,
     )
 

@@ -56,6 +56,7 @@ class Attention:
         cache: "past" where the op has the keys and values of earlier calls as inputs of its own, else "none".
         masked_rows: What a query row that sees no key gives: "keep" (what it gave before) or "zero" where that changed.
         source: The user's PyTorch source line where the exporter recorded one.
+        block: Path of the PyTorch module that computes it, e.g. "layers.3.attention", where the exporter recorded it.
         change: For one that was kept, what its author may change; `python -m export rule CODE` says more.
         verify: The verification result, or None where it was not run.
         trail: For one that was fused: what each node from QK^T to the product with V was read as.
@@ -76,6 +77,7 @@ class Attention:
     cache: str = "none"
     masked_rows: str = "keep"
     source: str | None = None
+    block: str | None = None
     change: str | None = None
     verify: Verification | None = None
     trail: tuple[Read, ...] = ()

@@ -18,7 +18,8 @@ def render(
         columns: More columns, {header: one cell for each row}.
         rotations: The rotary embeddings: a reason for each that stays or was repaired, and a line of counts.
     """
-    extra = columns or {}
+    blocks = {"block": [r.block or "-" for r in rows]} if any(r.block for r in rows) else {}
+    extra = {**blocks, **(columns or {})}
     header = ("attention", "status", "code", "op", "mask", "rope", "H/Hkv x D", "error / budget", *extra)
     lines = [
         (r.name, r.status, r.code, r.op, r.mask, r.rope, heads(r), verified(r), *(cells[i] for cells in extra.values()))

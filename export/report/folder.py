@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from engines.build import BuiltEngine
     from engines.cached import Obtained
     from export.decode.stage import Decoded
+    from export.fuse.rows import Attention
     from export.lower import Lowered
 
 LAYERS, REPORT, SPEC = "layers.json", "report.json", "spec.toml"
@@ -45,12 +46,22 @@ def engine(obtained: "Obtained", lowered: "Lowered", dtype: str) -> Engine:
         kernels[name] = Kernel(choice.fused, choice.kernels, why, seen[name], causes.get(name, ""))
     of_attentions = {layer for choice in built.attentions.values() for layer in choice.kernels}
     whole = achieved.of_engine(built.layers, of_attentions, precision.angle_nodes(lowered.model))
-    row = (built.sm, built.path.name, built.seconds, built.size, built.scratch)
+    row = (built.sm, built.path.name, built.seconds, built.size, built.scratch, built.memory)
     return Engine(*row, kernels, obtained.hit, whole)
 
 
-def write_engines(folder: Path, built: "Iterable[BuiltEngine]", target: str, decoded: "Decoded | None" = None) -> None:
-    """Writes engine.json (what running the engines takes) and layers.json, before anything is judged."""
+def write_engines(
+    folder: Path,
+    built: "Iterable[BuiltEngine]",
+    target: str,
+    attentions: "Iterable[Attention]" = (),
+    decoded: "Decoded | None" = None,
+) -> None:
+    """Writes engine.json (what running the engines takes) and layers.json, before anything is judged.
+
+    In layers.json each attention of an engine has the kernels that compute it and the PyTorch module it is (`block`).
+    """
+    blocks = {row.name: row.block for row in attentions}
     engines = list(built)
     lowered = sorted(p for p in folder.glob(f"*.{target}.onnx*") if engines)
     content = {
@@ -66,7 +77,9 @@ def write_engines(folder: Path, built: "Iterable[BuiltEngine]", target: str, dec
             "file": e.path.name,
             "sm": e.sm,
             "scratch": e.scratch,
-            "attentions": {name: asdict(choice) for name, choice in e.attentions.items()},
+            "attentions": {
+                name: {**asdict(choice), "block": blocks.get(name)} for name, choice in e.attentions.items()
+            },
             "layers": [asdict(layer) for layer in e.layers],
         }
         for e in (*engines, *(o.engine for _, o in (decoded.built if decoded else ())))

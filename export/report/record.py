@@ -43,6 +43,7 @@ class Engine:
         seconds: What the builder took.
         size: Bytes of the file.
         scratch: Bytes of device scratch memory at the largest shapes; None where the log is silent.
+        memory: Bytes of memory its builder's process had at its peak; None where the system does not say.
         attentions: {name of the attention's node: what it became}.
         cached: Whether it came from the engine cache; `seconds` is then what it once took.
         achieved: The precision its matrix products and its layers run in.
@@ -53,6 +54,7 @@ class Engine:
     seconds: float
     size: int
     scratch: int | None
+    memory: int | None
     attentions: Mapping[str, Kernel]
     cached: bool = False
     achieved: Achieved = field(default_factory=Achieved)
@@ -90,6 +92,8 @@ class Report:
         notes: What the reader should know besides: warnings of the export, defaulted shapes, a reused folder.
         decode: The `decode` object of report.json: graphs, caches, lengths, parity; None where it was not asked for.
         not_run: What could not be run here, a sentence each.
+        seconds: What the build took from its start to this report, by the clock.
+        memory: Bytes of memory this process had at its peak; None where the system does not say.
         reused: Whether the folder was found finished rather than built.
     """
 
@@ -110,6 +114,8 @@ class Report:
     not_run: tuple[str, ...] = ()
     decode: Mapping[str, Any] | None = None
     further_profiles: tuple[Mapping[str, tuple[int, int, int]], ...] = ()
+    seconds: float | None = field(default=None, compare=False)
+    memory: int | None = field(default=None, compare=False)
     reused: bool = field(default=False, compare=False)
     rotations: tuple[Rotation, ...] = ()
 
@@ -151,6 +157,8 @@ class Report:
             **({"decode": dict(self.decode)} if self.decode else {}),
             "not_run": list(self.not_run),
             "notes": list(self.notes),
+            "seconds": self.seconds,
+            "memory": self.memory,
         }
 
     @staticmethod
@@ -183,6 +191,8 @@ class Report:
             not_run=tuple(data["not_run"]),
             decode=data.get("decode"),
             rotations=tuple(Rotation(**{**r, "verify": _verified(r["verify"])}) for r in data.get("rotations", ())),
+            seconds=data["seconds"],
+            memory=data["memory"],
         )
 
 

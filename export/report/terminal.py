@@ -16,6 +16,7 @@ def render(report: Report) -> str:
         _attentions(report),
         _engines(report),
         decode.render(report.decode),
+        _cost(report),
         _list("lowered", (f"{s.attention}: {s.action}: {s.why}" for s in report.steps)),
         _list("note", report.notes),
         _list("NOT RUN", report.not_run),
@@ -80,15 +81,28 @@ def _engines(report: Report) -> str:
             byte_size(e.size),
             "-" if e.scratch is None else byte_size(e.scratch),
             e.achieved.precision,
+            _mebibytes(e.memory),
+            f"{sum(k.fused is True for k in e.attentions.values())} of {len(e.attentions)}",
         )
         for e in (*report.engines, *decode.engines(report.decode))
     ]
-    lines = [table.render(("engine", "built in", "size", "scratch memory", "computes in"), rows)] if rows else []
+    header = ("engine", "built in", "size", "scratch memory", "computes in", "builder's memory", "attentions fused")
+    lines = [table.render(header, rows)] if rows else []
     for engine in report.engines:
         for name, became in engine.attentions.items():
             if not became.fused:
                 lines.append(f"SM {engine.sm} {name}: {became.why}\n")
     return "".join(lines)
+
+
+def _cost(report: Report) -> str:
+    if report.seconds is None or report.reused:
+        return ""
+    return f"{report.seconds:.1f} s in all, {_mebibytes(report.memory)} of memory in this process at its peak.\n"
+
+
+def _mebibytes(size: int | None) -> str:
+    return "-" if size is None else f"{size / 2**20:.0f} MiB"
 
 
 def byte_size(size: int) -> str:

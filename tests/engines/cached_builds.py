@@ -55,7 +55,7 @@ def pretend(monkeypatch: object, version: str = "1.7.1.116", name: str = "tensor
 def described(
     onnx_file: Path, out: Path, *, vendor: str, sm: int, profile: Profile, asked: Flags, version: str, **rest: object
 ) -> BuiltEngine:
-    told = {"vendor": vendor, "version": version, "sm": sm, "seconds": 9.0, "size": out.stat().st_size}
+    told = {"vendor": vendor, "version": version, "sm": sm, "seconds": 9.0, "size": out.stat().st_size, "memory": 7}
     told |= {"inputs": {"x": "float16"}, "outputs": {"y": "float16"}, "shapes": {"x": [-1, 8], "y": [-1, 8]}}
     return build.describe(out, build.graph.read(onnx_file), profile, asked, told, LOG)
 

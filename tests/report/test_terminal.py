@@ -38,7 +38,7 @@ REPORT = record.Report(
     steps=(record.Step("attn", "expand mask", "it must be."),),
     engines=(
         record.Engine(
-            89, "model.89.engine", 1.25, 2048, None,
+            89, "model.89.engine", 1.25, 2048, None, 3 << 20,
             {
                 "attn": record.Kernel(True, ("mha",), "One kernel.", "fp16"),
                 "softmax_1": record.Kernel(False, ("a", "b"), "Two GEMMs.", "fp32", "A Cast."),
@@ -77,7 +77,21 @@ def test_a_failing_report() -> None:
         "failed: fused, case odd: 3 elements lie outside.",
     ):
         assert sentence in text.splitlines()
+    assert cells(text, "model.89.engine") == ["model.89.engine", "1.2 s", "2.0 KiB", "-", "fp32", "3 MiB", "1 of 2"]
     assert text.splitlines()[-1] == "FAILED"
+
+
+def test_what_a_build_cost_is_said_of_that_build_only() -> None:
+    report = replace(REPORT, seconds=12.34, memory=5 << 20)
+    line = "12.3 s in all, 5 MiB of memory in this process at its peak."
+    assert line in terminal.render(report).splitlines()
+    assert line not in terminal.render(replace(report, reused=True))
+
+
+def test_the_modules_path_is_shown_where_one_is_known() -> None:
+    report = replace(REPORT, attentions=(replace(FUSED, block="layers.3.attention"), KEPT))
+    assert "layers.3.attention" in cells(terminal.render(report), "attn")
+    assert "block" not in terminal.render(REPORT)
 
 
 def test_a_passing_report_ends_in_passed() -> None:
@@ -100,7 +114,7 @@ def test_the_cause_of_a_written_out_attention_is_lowerings_own() -> None:
         "c": SimpleNamespace(fused=True, kernels=("m",), why="One."),
     }
     engine = SimpleNamespace(sm=89, path=Path("m.engine"), seconds=1.0, size=1, scratch=None, attentions=kernels)
-    engine.layers = ()
+    engine.layers, engine.memory = (), None
     steps = [record.Step("a", "decompose", "Its scores are an output."), record.Step("c", "decompose", "No.")]
     steps.append(record.Step("a/b", "expand mask", "It must be."))
     lowered = Lowered(ir.Model(ir.Graph((), (), nodes=()), ir_version=10), tuple(steps))

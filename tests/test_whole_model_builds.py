@@ -1,0 +1,43 @@
+"""Whole models through `build`: every attention of examples/ is one fused kernel, named by its block."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import whole_models  # noqa: E402
+
+from engines.vendor import NAMES, load  # noqa: E402
+
+KINDS = {"BERT-like": ("padding", "none", [12, 12]), "LLaMA-like": ("causal", "qk", [12, 4])}
+
+
+@pytest.mark.parametrize("name", whole_models.MODELS)
+def test_two_layers_of_it_built_here(name: str, tmp_path: Path) -> None:
+    assert "tensorrt-rtx" in NAMES and load("tensorrt-rtx")
+    source = f"{ROOT / whole_models.MODELS[name]}_small"
+    made = whole_models.built(name, source, (89,), {"batch": "1:1:2", "length": "1:16:32"}, "fp16", tmp_path)
+    assert made["passed"]
+    check(made, layers=2)
+    (engine,) = json.loads((tmp_path / name / "layers.json").read_text())["engines"]
+    blocks = {k: a["block"] for a in engine["attentions"].values() for k in a["kernels"]}
+    launched = [layer["name"] for layer in engine["layers"] if layer["name"] in blocks]
+    assert [blocks[name] for name in launched] == ["layers.0.attention", "layers.1.attention"]
+
+
+def check(row: whole_models.Row, layers: int) -> None:
+    """Asserts that each block of the model has one kernel in each engine, and that costs are reported."""
+    mask, rope, heads = KINDS[row["model"]]
+    assert [a["block"] for a in row["attentions"]] == [f"layers.{i}.attention" for i in range(layers)]
+    assert [(a["mask"], a["rope"], a["heads"]) for a in row["attentions"]] == [(mask, rope, heads)] * layers
+    for engine in row["engines"]:
+        kernels = [engine["kernels"][a["name"]] for a in row["attentions"]]
+        assert all(made is not None and len(made) == 1 for made in kernels), engine
+        assert len({made[0] for made in kernels}) == layers
+        assert engine["seconds"] > 0 and engine["size"] > 100_000 and engine["scratch"] > 0
+        assert engine["memory"] > engine["size"]
+    assert row["seconds"] > sum(e["seconds"] for e in row["engines"]) / 2 and row["memory"] > 2**27
