@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,8 @@ class OrtRunner:
         optimization: str = "layout",
         verbose: bool = False,
         allow_fallback: bool = False,
+        lean: bool = False,
+        data: Path | None = None,
     ) -> None:
         """Opens the session and makes sure that it is what was asked for.
 
@@ -51,6 +54,8 @@ class OrtRunner:
                 fp16 encoder layer exported at opset 20, and does not with "layout", the level below.
             verbose: Let ONNX Runtime write its own log to stderr.
             allow_fallback: Accept computing nodes on another provider; they are in `fallback` then.
+            lean: Keep no second copy of the weights, for models that are large beside the memory; slower.
+            data: Folder of the external data, for a serialised model.
 
         Raises:
             UsageError: The file is missing, or ONNX Runtime does not accept the model or an option.
@@ -60,7 +65,7 @@ class OrtRunner:
         self._verbose = verbose
         self._lent: list[np.ndarray] = []
         self.name = ort_session.shown(model)
-        options = ort_session.session_options(threads, optimization, verbose)
+        options = ort_session.session_options(threads, optimization, verbose, lean=lean, data=data)
         self._session = ort_session.open_session(model, self._row, options, verbose=verbose)
         self.inputs = tuple(_spec(arg) for arg in self._session.get_inputs())
         self.outputs = tuple(_spec(arg) for arg in self._session.get_outputs())

@@ -39,13 +39,18 @@ _BOOKKEEPING = frozenset(
 _INFO, _WARNING, _FATAL = 1, 2, 4
 
 
-def session_options(threads: int | None, optimization: str, verbose: bool) -> Any:
+def session_options(
+    threads: int | None, optimization: str, verbose: bool, *, lean: bool = False, data: Path | None = None
+) -> Any:
     """Returns onnxruntime.SessionOptions.
 
     Args:
         threads: Threads inside one operator; None leaves the choice to ONNX Runtime.
         optimization: A key of `OPTIMIZATION`.
         verbose: Let ONNX Runtime write its log to stderr.
+        lean: Keep no second copy of the weights: external data is mapped, not packed for speed, and what is cast to
+            another type is cast when it is needed. Takes the place of `optimization`.
+        data: Folder of the external data of a model given as bytes.
 
     Raises:
         UsageError: The level is unknown or `threads` is below 1.
@@ -60,6 +65,13 @@ def session_options(threads: int | None, optimization: str, verbose: bool) -> An
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, OPTIMIZATION[optimization])
     options.log_severity_level = _INFO if verbose else _FATAL
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if lean:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED  # else every cast of a weight comes first
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = False  # what is freed is given back
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    if data is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.fspath(data))
     if threads is not None:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -101,7 +113,7 @@ def open_session(model: str | os.PathLike[str] | bytes, row: Provider, options: 
     if row.device == "cuda" and hasattr(onnxruntime, "preload_dlls"):
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
             onnxruntime.preload_dlls()
-    chain = [row.ort, *(p for p in row.behind if p in available)]
+    chain = [_asked(name) for name in (row.ort, *(p for p in row.behind if p in available))]
     try:
         with _quiet(verbose):
             session = onnxruntime.InferenceSession(model, options, providers=chain, enable_fallback=0)
@@ -113,6 +125,11 @@ def open_session(model: str | os.PathLike[str] | bytes, row: Provider, options: 
         cause = f"fell back to {first} for this model" if outcome.works else outcome.reason
         raise _missing(row, f"ONNX Runtime {cause}.")
     return session
+
+
+def _asked(provider: str) -> str | tuple[str, dict[str, str]]:
+    """Returns a provider and what is asked of it: CUDA's rounds the operands of float32 products to TF32 by itself."""
+    return (provider, {"use_tf32": "0"}) if provider == "CUDAExecutionProvider" else provider
 
 
 def nodes_elsewhere(session: Any, row: Provider) -> tuple[str, ...] | None:

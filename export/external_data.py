@@ -7,6 +7,7 @@ it is checked without being read: the weights stay on disk until someone asks fo
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import onnx_ir as ir
@@ -31,6 +32,18 @@ def tensors(model: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol]]:
                 elif attribute.type == ir.AttributeType.TENSORS:
                     for tensor in attribute.as_tensors():
                         yield f"{node.name or node.op_type}.{attribute.name}", tensor
+
+
+def size(model: ir.Model) -> int:
+    """Returns the bytes of all tensors of a model."""
+    return sum(tensor.nbytes for _, tensor in tensors(model) if tensor.dtype != ir.DataType.STRING)
+
+
+def release(tensor: ir.TensorProtocol) -> None:
+    """Gives back the memory that reading an external tensor has mapped; the next to read it maps it again."""
+    if isinstance(tensor, ir.ExternalTensor):
+        with suppress(BufferError):  # somebody is still reading it
+            tensor.release()
 
 
 def check(model: ir.Model, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +22,14 @@ if TYPE_CHECKING:
 def stages(folder: Path, spec: Spec, damaged: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Returns {stage: candidate} for the parity harness, in the order of the flow; what cannot run is a NotRun.
 
+    Graphs are opened when their turn comes (`Deferred`): each session holds the weights.
+
     Args:
         folder: The artifact folder, or the one being filled.
         spec: The resolved spec.
         damaged: {file: what is wrong with it}; a stage whose file is among them is not run.
     """
-    from export.parity.result import NotRun
+    from export.parity.result import Deferred, NotRun
 
     target = str(spec.target)
     files = {"exported": "model.onnx", "fused": "fused.onnx", "lowered": f"lowered.{target}.onnx"}
@@ -39,7 +42,7 @@ def stages(folder: Path, spec: Spec, damaged: Mapping[str, str] | None = None) -
         elif stage.startswith("engine"):
             found[stage] = _engine(path)
         else:
-            found[stage] = _on_ort(path, str(spec.dtype))
+            found[stage] = Deferred(partial(_on_ort, path, str(spec.dtype)))
     return found
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,11 +48,17 @@ class Measure:
 def of_file(model: ir.Model, path: Path, dtype: str, feeds: "Feeds") -> Measure:
     """Returns the measure of a file at its own dtype: run as it is, and with its inputs moved by one unit.
 
+    The file's own session is opened when it is first run, and only once: the truth's may be closed by then.
+
     Raises:
         UsageError: ONNX Runtime cannot run the file.
     """
     truth = onnx_truth.of(model, feeds)
-    own = open_graph(path, optimization="disable").run
+    session = cache(partial(open_graph, path, optimization="disable"))
+
+    def own(feeds: "Feeds") -> "Arrays":
+        return session().run(feeds)
+
     moved = (partial(_run_moved, own, dtype, seed) for seed in range(MOVED_RUNS))
     return Measure(truth.run, truth.how, (own, *moved))
 

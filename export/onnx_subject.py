@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from engines import feeds as feeding
 from engines.runner import TensorSpec
-from export import model_file, onnx_measure, progress
+from export import external_data, model_file, onnx_judge, onnx_measure
 from export.errors import ToolkitError, UsageError
 from export.ort_view import open_graph
 from export.precision import yardstick
@@ -34,6 +34,7 @@ WIDENED = "exported-widened"
 """The stage of a graph in bf16 that ONNX Runtime's CPU provider can run: in float32, which shows all but rounding."""
 
 _PRIMES = (7, 11, 5, 13)
+_PIECE = 1 << 24  # numbers looked at at once: what a comparison of all weights returns would not be small
 _DTYPES = {ir.DataType.FLOAT16: "fp16", ir.DataType.BFLOAT16: "bf16", ir.DataType.FLOAT: "fp32"}
 
 
@@ -129,38 +130,20 @@ class OnnxSubject:
         masked_rows: str,
     ) -> "ParityReport":
         """Runs every stage on random inputs of several sizes and compares them with the file's float64 twin."""
-        from export.parity import candidates
-        from export.parity.precision import precision
-        from export.parity.result import NOT_RUN, NotRun, ParityReport, ParityRow
+        from export.parity.result import NOT_RUN, ParityReport, ParityRow
 
-        row = precision(self._dtype)
         if dtype_of(self._model) == "bf16":
             reason = "without a PyTorch source the yardstick is ONNX Runtime, whose CPU provider lacks bfloat16 kernels"
             return ParityReport(
                 tuple(ParityRow("typical", s, NOT_RUN, reason=reason) for s in stages), self._dtype, masked_rows
             )
         cases = list(self._cases(exported, profile))
-        measure = self._measure(cases[0][1])
-        self._how = measure.how
         if self._dtype == "bf16":
             stages = {WIDENED: yardstick.widened(exported.model), **stages}
-        opened = {stage: candidates.opened(candidate, row) for stage, candidate in stages.items()}
-        rows: list[ParityRow] = []
-        for at, (name, feeds) in enumerate(cases):
-            progress.step("parity", at, len(cases), name)
-            try:
-                exact = measure.truth(feeds)
-                runs = measure.runs(feeds)
-            except ToolkitError as error:
-                rows += [ParityRow(name, stage, NOT_RUN, reason=f"The file does not run: {error}") for stage in stages]
-                continue
-            for stage, run in opened.items():
-                if isinstance(run, NotRun):
-                    rows.append(ParityRow(name, stage, NOT_RUN, reason=run.reason))
-                    continue
-                given = runs[1:] if stage == "exported" and not self._converted else runs
-                rows.append(_judged(name, stage, run, feeds, exact, given, row))
-        return ParityReport(tuple(rows), self._dtype, masked_rows)
+        self._how, rows = onnx_judge.judged(
+            lambda: self._measure(cases[0][1]), cases, stages, self._dtype, own=not self._converted
+        )
+        return ParityReport(rows, self._dtype, masked_rows)
 
     def whole(self, exported: Exported) -> "Truth":
         """Returns the file in float64."""
@@ -225,26 +208,6 @@ class OnnxSubject:
         return drawn
 
 
-def _judged(case: str, stage: str, run: Any, feeds: "Arrays", exact: "Arrays", runs: "list[Arrays]", dtype: Any) -> Any:
-    from export.parity.case import ParityCase
-    from export.parity.compare import compare
-    from export.parity.result import FAIL, OK, ParityRow
-
-    try:
-        outputs = run(ParityCase(case, feeds), feeds)
-    except ToolkitError as error:
-        return ParityRow(case, stage, FAIL, reason=f"It did not run: {error}")
-    if list(outputs) != list(exact):
-        return ParityRow(case, stage, FAIL, reason=f"Its outputs are {list(outputs)}; the file's are {list(exact)}.")
-    verdicts = [compare(outputs[e.name], e, dtype) for e in onnx_measure.expected(exact, runs)]
-    worst = max(verdicts, key=lambda v: (not v.ok, -1.0 if v.ratio is None else v.ratio))
-    largest = max((v.max_error for v in verdicts if v.max_error is not None), default=None)
-    place = (worst.output, worst.worst, worst.expected, worst.actual)
-    return ParityRow(
-        case, stage, OK if worst.ok else FAIL, largest, worst.budget, worst.ratio, *place, reason=worst.reason
-    )
-
-
 def _tensor(value: ir.Value) -> Tensor:
     shape: list[int | str] = []
     for axis, dim in enumerate(value.shape or ()):
@@ -271,7 +234,10 @@ def _refuse_nan(model: ir.Model, path: Path) -> None:
             tensor = value.const_value
             if tensor is None or not tensor.dtype.is_floating_point() or tensor.dtype.bitwidth < 16:
                 continue
-            bad = int(np.isnan(tensor.numpy()).sum())
+            flat = tensor.numpy().reshape(-1)
+            bad = sum(int(np.isnan(flat[i : i + _PIECE]).sum()) for i in range(0, flat.size, _PIECE))
+            del flat
+            external_data.release(tensor)
             if bad:
                 raise UsageError(
                     f"The weight {name!r} of {path} holds {bad} NaN of {tensor.size} values: no output can be judged. "

@@ -3,15 +3,21 @@
 Every floating-point type in the graph is widened to float64 and run on ONNX Runtime; where that has no float64 kernel
 for an operator, on ONNX's own reference evaluator; where neither can, on ONNX Runtime in float32 with its graph
 optimisations off, which is said. The weights are the file's own, so all of them compute with the same numbers.
+
+Large weights are widened one by one on their way to a temporary file, which ONNX Runtime maps. The largest go to
+float32 only, which is as good as exact beside half precision.
 """
 
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
 from engines.errors import ToolkitError
+from export import external_data, model_writer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +25,13 @@ if TYPE_CHECKING:
 
     Arrays = dict[str, npt.NDArray[np.generic]]
     Feeds = Mapping[str, npt.NDArray[np.generic]]
+    Run = Callable[[Feeds], Arrays]
+
+LARGE = 1 << 30
+"""Bytes of widened weights from which they go through a file."""
+
+WIDEST = 1 << 32
+"""Bytes of float64 weights from which half precision is judged by float32."""
 
 _NARROW = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.FLOAT)
 _TYPE_ATTRIBUTES = ("to", "dtype", "softmax_precision")
@@ -43,11 +56,10 @@ def of(model: ir.Model, trial: "Feeds") -> Truth:
     Raises:
         UsageError: ONNX Runtime does not take the model at all.
     """
-    failures = []
-    wide = widened(model, ir.DataType.DOUBLE)
-    for how, make in (("float64 on ONNX Runtime", _session), ("float64 on ONNX's reference evaluator", _evaluator)):
+    failures: list[str] = []
+    for how, make in _float64(model, failures):
         try:
-            run = _fed_as(make(wide), "float64")
+            run = _fed_as(make(widened(model, ir.DataType.DOUBLE)), "float64")
             run(trial)
             return Truth(run, how)
         except Exception as error:  # a missing kernel shows as any exception of either library
@@ -55,6 +67,17 @@ def of(model: ir.Model, trial: "Feeds") -> Truth:
     run = _fed_as(_session(widened(model, ir.DataType.FLOAT)), "float32")
     run(trial)
     return Truth(run, f"float32 on ONNX Runtime, optimisations off (not possible in {'; nor in '.join(failures)})")
+
+
+def _float64(model: ir.Model, failures: list[str]) -> "list[tuple[str, Callable[[ir.Model], Run]]]":
+    """Returns the ways to compute in float64 that the size of the weights allows; `failures` takes why none is."""
+    held = [tensor for _, tensor in external_data.tensors(model) if tensor.dtype in _NARROW]
+    size = 8 * sum(tensor.size for tensor in held)
+    session, evaluator = ("float64 on ONNX Runtime", _session), ("float64 on ONNX's reference evaluator", _evaluator)
+    if size >= WIDEST and not any(tensor.dtype == ir.DataType.FLOAT and tensor.nbytes >= LARGE for tensor in held):
+        failures.append(f"float64, whose weights would take {size / 2**30:.1f} GiB")
+        return []
+    return [session] if size >= LARGE else [session, evaluator]
 
 
 def widened(model: ir.Model, to: ir.DataType) -> ir.Model:
@@ -109,13 +132,26 @@ def _plain_constant(node: ir.Node, to: ir.DataType) -> None:
 
 
 def _cast(tensor: ir.TensorProtocol, to: ir.DataType) -> ir.TensorProtocol:
-    return ir.Tensor(tensor.numpy().astype(to.numpy()), name=tensor.name)
+    def cast() -> ir.TensorProtocol:
+        made = ir.Tensor(tensor.numpy().astype(to.numpy()), name=tensor.name)
+        external_data.release(tensor)
+        return made
+
+    if tensor.nbytes < model_writer.EXTERNAL_FROM:
+        return cast()
+    return ir.LazyTensor(cast, to, ir.Shape(tensor.shape.numpy()), name=tensor.name or "", cache=False)
 
 
 def _session(model: ir.Model) -> "Callable[[Feeds], Arrays]":
     from engines.ort_runner import OrtRunner
+    from export import model_file
 
-    return OrtRunner(ir.to_proto(model).SerializeToString(), optimization="disable").run
+    if external_data.size(model) < LARGE:
+        return OrtRunner(ir.to_proto(model).SerializeToString(), optimization="disable").run
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:  # Windows removes no file that is mapped
+        path = Path(place, "truth.onnx")
+        model_file.save(model, path, inline_limit=0)
+        return OrtRunner(path, lean=True).run
 
 
 def _evaluator(model: ir.Model) -> "Callable[[Feeds], Arrays]":

@@ -5,17 +5,24 @@ Attention is lowered once more, for it alone; the numbers stay those of the grap
 there is an error here, never a wrong answer.
 """
 
-import tempfile
+import os
 from pathlib import Path
 
+import onnx_ir as ir
+
 from engines.ort_runner import OrtRunner
+from export import external_data
+from export.errors import UsageError
+
+LEAN_FROM = 1 << 27
+"""Bytes of weights from which a session keeps no second copy of them; it is slower then."""
 
 
 def open_graph(path: Path, *, optimization: str = "layout") -> OrtRunner:
     """Returns a CPU runner of the graph in `path`.
 
     Args:
-        path: An .onnx file; its external data, if any, lies beside it.
+        path: An .onnx file; its external data, if any, lies beside it and is mapped from there.
         optimization: What the session may rewrite: "all", ... "disable".
 
     Raises:
@@ -25,14 +32,18 @@ def open_graph(path: Path, *, optimization: str = "layout") -> OrtRunner:
     from export.lower import for_ort_check
 
     model = model_file.load(path)
+    lean = external_data.size(model) >= LEAN_FROM
     nodes = list(model.graph.all_nodes())
     if not any(
         node.op_type in ("Attention", "TRT_Attention", "RotaryEmbedding") and node.domain == "" for node in nodes
     ):
-        return OrtRunner(path, optimization=optimization)
-    with tempfile.TemporaryDirectory() as place:
-        copy = Path(place) / path.name
-        model_file.save(for_ort_check(model), copy)
-        runner = OrtRunner(copy, optimization=optimization)
-    runner.name = str(path)
+        return OrtRunner(path, optimization=optimization, lean=lean)
+    try:
+        content = ir.to_proto(for_ort_check(model)).SerializeToString()
+    except ValueError as error:  # protobuf's 2 GiB
+        raise UsageError(
+            f"{path} does not fit into memory as one piece ({error}); save it with external data."
+        ) from error
+    runner = OrtRunner(content, optimization=optimization, lean=lean, data=path.absolute().parent)
+    runner.name = os.fspath(path)
     return runner

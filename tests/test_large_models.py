@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.numpy_helper
 import onnx.parser
 import pytest
+import small_models
 from onnx import TensorProto
 
 from export import copy_range, model_file
@@ -29,13 +31,26 @@ g (int64[B,S] ids) => (float[B,S,64] y) <float c = {0.125}> {
 }"""
 
 RUN = """
-import resource, sys
+import sys
 import onnx, onnx_ir, onnxruntime, sympy, onnx_shape_inference, onnx.reference
+from engines import memory
 from export import cli
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = memory.peak()
 code = cli.main(sys.argv[1:])
-print(code, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(code, (memory.peak() - before) // 1024)
 """
+
+BUILD = """
+import sys
+from engines import memory
+from export import onnx_truth, ort_view, pipeline
+onnx_truth.LARGE = onnx_truth.WIDEST = ort_view.LEAN_FROM = 1 << 20
+report = pipeline.build(sys.argv[1], target="tensorrt-rtx", sm=(89,), out=sys.argv[2], cache=False,
+                        shapes={"batch": "1:1:2", "length": "1:4:8"})
+assert report.passed and report.memory == memory.peak(), report.failures
+print(report.memory)
+"""
+WIDTH, WIDE = 1024, 4096
 
 
 @pytest.fixture
@@ -115,3 +130,38 @@ def test_a_range_is_copied_byte_for_byte(tmp_path: Path, monkeypatch: pytest.Mon
         assert target.read_bytes() == b"head" + content[offset : offset + length] + b"tail"
     with (tmp_path / "target").open("w+b") as file, pytest.raises(OSError):
         copy_range.copy_range(source, 299_000, 2000, file)
+
+
+def streamed(folder: Path, layers: int) -> Path:
+    """Writes an fp16 attention with `layers` more pairs of matrices after it, 16 MiB each pair, as external data."""
+    model = small_models.attention("float16", extra="h0 = MatMul(y, w)\n" + "".join(
+        f"u{i} = MatMul(h{i}, up{i})\n h{i + 1} = MatMul(u{i}, down{i})\n" for i in range(layers)
+    ) + f"z = Identity(h{layers})")  # fmt: skip
+    model.graph.output[0].name = "z"
+    model.graph.output[0].type.tensor_type.shape.dim[2].dim_value = WIDTH
+    shapes = {"w": (small_models.WIDTH, WIDTH)}
+    for i in range(layers):
+        shapes |= {f"up{i}": (WIDTH, WIDE), f"down{i}": (WIDE, WIDTH)}
+    rng = np.random.default_rng(0)
+    for name, shape in shapes.items():
+        weight = (rng.standard_normal(shape, dtype=np.float32) / shape[0] ** 0.5).astype(np.float16)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(weight, name))
+    folder.mkdir()
+    onnx.save(model, folder / "m.onnx", save_as_external_data=True, location="m.data")
+    return folder / "m.onnx"
+
+
+def test_a_build_holds_its_weights_once_or_twice(tmp_path: Path) -> None:
+    peaks, held = [], []
+    for layers in (1, 12):
+        path, out = streamed(tmp_path / str(layers), layers), tmp_path / f"out{layers}"
+        command = [sys.executable, "-c", BUILD, str(path), str(out)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        peaks.append(int(done.stdout.splitlines()[-1]))
+        held.append((path.parent / "m.data").stat().st_size)
+        for name in ("model.onnx", "fused.onnx", "lowered.tensorrt-rtx.onnx"):
+            assert (out / name).stat().st_size < 2**17 and (out / f"{name}.data").stat().st_size >= held[-1]
+    assert held[1] - held[0] > 170 << 20
+    # The truth maps the weights in float32, twice their size; nothing is to lie beside it.
+    assert peaks[1] - peaks[0] < 2.6 * (held[1] - held[0])

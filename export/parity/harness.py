@@ -12,7 +12,7 @@ from export.parity.case import Given, ParityCase, as_case
 from export.parity.compare import Expected, Verdict, compare
 from export.parity.precision import Precision, precision
 from export.parity.reach import DRAWS
-from export.parity.result import FAIL, NOT_RUN, OK, NotRun, ParityReport, ParityRow
+from export.parity.result import FAIL, NOT_RUN, OK, Deferred, NotRun, ParityReport, ParityRow
 
 if TYPE_CHECKING:
     import numpy as np
@@ -110,6 +110,7 @@ def _judged(
         raise UsageError(f"There is no policy {masked_rows!r} for masked rows: it is {' or '.join(POLICIES)}.")
     row = precision(dtype)
     reference = Reference(target, row, draws=draws)
+    stages = {stage: made.open() if isinstance(made, Deferred) else made for stage, made in stages.items()}
     opened = {stage: candidates.opened(candidate, row, flatten) for stage, candidate in stages.items()}
     widening = frozenset(stage for stage, candidate in stages.items() if candidates.keeps_float32(candidate))
     rows: list[ParityRow] = []

@@ -4,12 +4,22 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from export.errors import UsageError
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 SCHEMA = 1
 OK, FAIL, NOT_RUN = "ok", "fail", "not run"
+
+
+@dataclass(frozen=True)
+class Deferred:
+    """A candidate that takes memory while it is open: `open` returns it when its turn comes, or a NotRun."""
+
+    open: "Callable[[], Any]"
 
 
 @dataclass(frozen=True)

@@ -46,8 +46,8 @@ def engine(obtained: "Obtained", lowered: "Lowered", dtype: str) -> Engine:
         kernels[name] = Kernel(choice.fused, choice.kernels, why, seen[name], causes.get(name, ""))
     of_attentions = {layer for choice in built.attentions.values() for layer in choice.kernels}
     whole = achieved.of_engine(built.layers, of_attentions, precision.angle_nodes(lowered.model))
-    row = (built.sm, built.path.name, built.seconds, built.size, built.scratch, built.memory)
-    return Engine(*row, kernels, obtained.hit, whole)
+    row = (built.sm, built.path.name, built.seconds, built.size, built.scratch)
+    return Engine(*row, kernels, obtained.hit, whole, built.memory)
 
 
 def write_engines(

@@ -43,10 +43,10 @@ class Engine:
         seconds: What the builder took.
         size: Bytes of the file.
         scratch: Bytes of device scratch memory at the largest shapes; None where the log is silent.
-        memory: Bytes of memory its builder's process had at its peak; None where the system does not say.
         attentions: {name of the attention's node: what it became}.
         cached: Whether it came from the engine cache; `seconds` is then what it once took.
         achieved: The precision its matrix products and its layers run in.
+        memory: Bytes of memory its builder's process had at its peak; None where the system does not say.
     """
 
     sm: int
@@ -54,10 +54,10 @@ class Engine:
     seconds: float
     size: int
     scratch: int | None
-    memory: int | None
     attentions: Mapping[str, Kernel]
     cached: bool = False
     achieved: Achieved = field(default_factory=Achieved)
+    memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -191,8 +191,8 @@ class Report:
             not_run=tuple(data["not_run"]),
             decode=data.get("decode"),
             rotations=tuple(Rotation(**{**r, "verify": _verified(r["verify"])}) for r in data.get("rotations", ())),
-            seconds=data["seconds"],
-            memory=data["memory"],
+            seconds=data.get("seconds"),
+            memory=data.get("memory"),
         )
 
 

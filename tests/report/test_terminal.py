@@ -38,12 +38,13 @@ REPORT = record.Report(
     steps=(record.Step("attn", "expand mask", "it must be."),),
     engines=(
         record.Engine(
-            89, "model.89.engine", 1.25, 2048, None, 3 << 20,
+            89, "model.89.engine", 1.25, 2048, None,
             {
                 "attn": record.Kernel(True, ("mha",), "One kernel.", "fp16"),
                 "softmax_1": record.Kernel(False, ("a", "b"), "Two GEMMs.", "fp32", "A Cast."),
             },
             achieved=Achieved("fp32", {"fp16": 1, "fp32": 2}, {"fp16": 4, "fp32": 5}, (("out", "fp16"),)),
+            memory=3 << 20,
         ),
     ),
     parity=ParityReport(ROWS),
