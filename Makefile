@@ -3,13 +3,14 @@
 # make test    the test suite
 # make corpus  every architecture of tests/corpus through every exporter: fused, run and compared (half an hour)
 # make fuzz    N random attention programs (10000): fused or refused, never wrong; exit code 1 if one is
+# make gpu     every test that needs an NVIDIA GPU -> benchmarks/results/gpu.json; without one it says what did not run
 # make lint    ruff and mypy
 # make tables  the README's generated tables and transcripts, written again
 # PYTHON=...   the Python (3.11 or newer) that .venv is made with
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: setup build test corpus fuzz lint tables clean
+.PHONY: setup build test corpus fuzz gpu lint tables clean
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
     "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
@@ -43,6 +44,9 @@ N ?= 10000
 
 fuzz: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run_fuzz.py --programs $(N) --jobs $(WORKERS)
+
+gpu: setup
+	$(BIN)/python tests/gpu/run_gpu.py
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """What every test shares: one thread for each library, and GPU tests skipped with a reason where there is none."""
 
+import argparse
 import os
 import shutil
 import tempfile
@@ -23,9 +24,17 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(os.environ["ATTNPROOF_CACHE"], ignore_errors=True)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds what only the GPU tests' own runner and their own test use."""
+    parser.addoption("--gpu-on-cpu", action="store_true", help=argparse.SUPPRESS)
+    parser.addoption("--gpu-tests-with", default="", help=argparse.SUPPRESS)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    parts = config.getoption("--gpu-tests-with").split(",")
+    items[:] = [item for item in items if all(part in item.nodeid for part in parts)]
     marked = [item for item in items if item.get_closest_marker("gpu")]
-    reason = _no_gpu() if marked else None
+    reason = _no_gpu() if marked and not config.getoption("--gpu-on-cpu") else None
     if reason:
         for item in marked:
             item.add_marker(pytest.mark.skip(reason=reason))
