@@ -16,6 +16,7 @@ from export.spec import Spec
 
 if TYPE_CHECKING:
     from export.parity import ParityReport
+    from export.precision.range_audit import RangeAudit
     from export.report.record import Engine
 
 
@@ -52,16 +53,21 @@ def masked_rows(attentions: Iterable[Attention], spec: Spec) -> str:
     return "zero" if changed else spec.masked_rows
 
 
-def failures(parity: "ParityReport", unmet: str | None, engines: "Iterable[Engine]" = ()) -> tuple[str, ...]:
-    """Returns why the verdict is FAILED: a sentence for each stage out of budget, each engine of another precision."""
+def failures(
+    parity: "ParityReport", unmet: str | None, engines: "Iterable[Engine]" = (), audit: "RangeAudit | None" = None
+) -> tuple[str, ...]:
+    """Returns why the verdict is FAILED: stages out of budget, engines of another precision, numbers beyond fp16."""
     found = []
     for stage in dict.fromkeys(row.stage for row in parity.failures):
         rows = [row for row in parity.failures if row.stage == stage]
         more = f" (and {len(rows) - 1} more cases)" if len(rows) > 1 else ""
-        found.append(f"{stage}, case {rows[0].case}: {rows[0].reason or 'outside its budget'}{more}")
+        cause = audit.cause(rows[0].case) if audit else None
+        because = f" The cause: {cause.sentence()}" if cause else ""
+        found.append(f"{stage}, case {rows[0].case}: {rows[0].reason or 'outside its budget'}{more}{because}")
+    beyond = audit.failures() if audit else ()
     if not found and not parity.passed:
         found.append("No stage could be compared with the truth, so nothing was shown.")
-    return (*found, *([unmet] if unmet else []), *achieved.failures(engines, parity.dtype))
+    return (*found, *([unmet] if unmet else []), *achieved.failures(engines, parity.dtype), *beyond)
 
 
 def not_run(parity: "ParityReport", spec: Spec) -> tuple[str, ...]:

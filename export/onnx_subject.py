@@ -145,6 +145,10 @@ class OnnxSubject:
         )
         return ParityReport(rows, self._dtype, masked_rows)
 
+    def feeds(self, exported: Exported, profile: Mapping[str, tuple[int, int, int]]) -> "Iterator[tuple[str, Arrays]]":
+        """Returns the cases as they are drawn."""
+        return self._cases(exported, profile)
+
     def whole(self, exported: Exported) -> "Truth":
         """Returns the file in float64."""
         from export.decode.truth import OnnxTruth

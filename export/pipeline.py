@@ -68,7 +68,7 @@ def _build(
     from export.decode import stage
     from export.fuse import Options, fuse
     from export.lower import lower
-    from export.precision import TYPES, achieved
+    from export.precision import TYPES, achieved, range_audit
 
     spec, target = todo.spec, str(todo.spec.target)
 
@@ -106,6 +106,9 @@ def _build(
     _log.info("parity    %s", parity.summary())
 
     engines = tuple(folders.engine(o, lowered, str(spec.dtype)) for o in obtained)
+    cases = loaded.feeds(exported, profile.dims)
+    audit = range_audit.audit(exported.model, str(spec.dtype), cases, lowered.model, achieved.apart(engines))
+    _log.info("range     %s", audit.summary())
     report = Report(
         spec=spec.as_dict(),
         folder=spec.folder,
@@ -121,11 +124,17 @@ def _build(
         steps=tuple(record.Step(s.attention, s.action, s.why) for s in lowered.steps),
         engines=engines,
         parity=parity,
-        failures=judge.failures(parity, fusing.unmet(fused.attentions, spec.require), engines),
-        notes=(*exported.warnings, *judge.notes(profile), *achieved.notes(engines, str(spec.dtype))),
+        failures=judge.failures(parity, fusing.unmet(fused.attentions, spec.require), engines, audit),
+        notes=(
+            *exported.warnings,
+            *judge.notes(profile),
+            *achieved.notes(engines, str(spec.dtype)),
+            *audit.warnings(),
+        ),
         not_run=judge.not_run(parity, spec),
         seconds=time.monotonic() - start,
         memory=memory.peak(),
+        range_audit=audit,
     )
     if decoded:
         report, decoded = stage.judged(report, decoded, loaded, exported, folder)

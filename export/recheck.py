@@ -52,6 +52,8 @@ def recheck(folder: Path) -> Report:
     judging = _who(spec, parts, exported, folder, damaged)
     _log.info("truth     %s", judging.subject.truth)
     stages = judge.stages(folder, spec, damaged)
+    unmet = fusing.unmet(before.attentions, spec.require)
+    audit = before.range_audit  # of the graph that was built, whose files are compared
     parity = judging.subject.judge(judging.exported, stages, before.profile, judge.masked_rows(before.attentions, spec))
     _log.info("parity    %s", parity.summary())
     changed = [f"{name} {what}." for name, what in damaged.items()]
@@ -60,7 +62,7 @@ def recheck(folder: Path) -> Report:
         folder=folder,
         truth=judging.subject.truth,
         parity=parity,
-        failures=(*changed, *judge.failures(parity, fusing.unmet(before.attentions, spec.require), before.engines)),
+        failures=(*changed, *judge.failures(parity, unmet, before.engines, audit)),
         notes=(judging.note,) if judging.note else (),
         not_run=judge.not_run(parity, spec),
     )

@@ -3,7 +3,7 @@
 There are two kinds: a PyTorch module (here) and a ready ONNX file (`export.onnx_subject`).
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from export.capture import Source
     from export.decode.truth import Truth
     from export.parity import ParityReport
+    from export.parity.case import ParityCase
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,11 @@ class Subject(Protocol):
     ) -> None:
         """Runs it at the corners of the profile. Raises UsageError where it does not take such a size."""
 
+    def feeds(
+        self, exported: Exported, profile: Mapping[str, tuple[int, int, int]]
+    ) -> "Iterable[tuple[str, Mapping[str, Any]]]":
+        """Returns (name, arrays by graph input) of the parity cases, at the dtype."""
+
     def judge(
         self,
         exported: Exported,
@@ -130,6 +136,7 @@ class ModuleSubject:
 
         self._spec = spec
         self.source: Source = load_source(spec.source, seed=spec.seed)
+        self._cases: list[ParityCase] | None = None
 
     @property
     def truth(self) -> str:
@@ -213,10 +220,29 @@ class ModuleSubject:
         """Runs PyTorch at the dtype and every stage against the module in float64, at sizes of the profile."""
         from export.parity import check_stages
 
-        source = replace(self.source, dims=dict(profile))
-        if source.form is not None:
-            source = replace(source, form=replace(source.form, dims=dict(profile)))
-        return check_stages(source, exported.raw, stages, dtype=str(self._spec.dtype), masked_rows=masked_rows)
+        cases, dtype = self._grid(profile), str(self._spec.dtype)
+        return check_stages(self.source, exported.raw, stages, dtype=dtype, masked_rows=masked_rows, cases=cases)
+
+    def feeds(
+        self, exported: Exported, profile: Mapping[str, tuple[int, int, int]]
+    ) -> "Iterable[tuple[str, Mapping[str, Any]]]":
+        """Returns the parity cases as the graph takes them."""
+        from export.capture.precision import DTYPES
+        from export.parity import arrays
+
+        to = DTYPES[str(self._spec.dtype)]
+        return [(case.name, exported.raw.flatten(arrays.cast(case.inputs, to))) for case in self._grid(profile)]
+
+    def _grid(self, profile: Mapping[str, tuple[int, int, int]]) -> "list[ParityCase]":
+        """Returns the parity cases at sizes of the profile, made once: some are searched for."""
+        from export.parity.grid import source_cases
+
+        if self._cases is None:
+            source = replace(self.source, dims=dict(profile))
+            if source.form is not None:
+                source = replace(source, form=replace(source.form, dims=dict(profile)))
+            self._cases = source_cases(source, str(self._spec.dtype))
+        return self._cases
 
     def whole(self, exported: Exported) -> "Truth":
         """Returns the module in float64."""

@@ -113,7 +113,15 @@ def test_stdout_is_the_result_and_stderr_the_steps(model: Path, tmp_path: Path, 
     words = ["build", str(model), "-o", str(tmp_path / "o"), "--target", "ort", "--shapes", SHAPES]
     assert cli.main(words) == 0
     out, err = capsys.readouterr()
-    assert [line.split()[0] for line in err.splitlines()] == ["cache", "source", "capture", "fuse", "lower", "parity"]
+    assert [line.split()[0] for line in err.splitlines()] == [
+        "cache",
+        "source",
+        "capture",
+        "fuse",
+        "lower",
+        "parity",
+        "range",
+    ]
     assert "kept Softmax_t: K" in out
     assert "\x1b" not in err + out
     assert cli.main([*words, "-q", "--json"]) == 0

@@ -76,6 +76,11 @@ def notes(engines: "Iterable[Engine]", asked: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+def apart(engines: "Iterable[Engine]") -> bool:
+    """Says whether an engine computes some attention in separate kernels, which store its scores."""
+    return any(kernel.fused is False for engine in engines for kernel in engine.attentions.values())
+
+
 def _cause(node: ir.Node, asked: str) -> str | None:
     """Returns which node makes the operands of an attention wider or narrower than asked."""
     value = next((v for v in node.inputs[:2] if v is not None and v.dtype and _name(v.dtype, asked) != asked), None)

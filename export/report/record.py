@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from engines.achieved import Achieved
 from export.fuse.rows import Attention, Read, Rotation, Verification, summarise
+from export.precision.range_audit import RangeAudit
 
 if TYPE_CHECKING:
     from export.parity import ParityReport
@@ -94,6 +95,7 @@ class Report:
         not_run: What could not be run here, a sentence each.
         seconds: What the build took from its start to this report, by the clock.
         memory: Bytes of memory this process had at its peak; None where the system does not say.
+        range_audit: Which tensors do not fit fp16, and what that does.
         reused: Whether the folder was found finished rather than built.
     """
 
@@ -116,6 +118,7 @@ class Report:
     further_profiles: tuple[Mapping[str, tuple[int, int, int]], ...] = ()
     seconds: float | None = field(default=None, compare=False)
     memory: int | None = field(default=None, compare=False)
+    range_audit: RangeAudit = field(default_factory=RangeAudit)
     reused: bool = field(default=False, compare=False)
     rotations: tuple[Rotation, ...] = ()
 
@@ -156,6 +159,7 @@ class Report:
             "parity": self.parity.as_json(),
             **({"decode": dict(self.decode)} if self.decode else {}),
             "not_run": list(self.not_run),
+            "range_audit": self.range_audit.as_json(),
             "notes": list(self.notes),
             "seconds": self.seconds,
             "memory": self.memory,
@@ -189,6 +193,7 @@ class Report:
             failures=tuple(data["failures"]),
             notes=tuple(data["notes"]),
             not_run=tuple(data["not_run"]),
+            range_audit=RangeAudit.from_json(data["range_audit"]),
             decode=data.get("decode"),
             rotations=tuple(Rotation(**{**r, "verify": _verified(r["verify"])}) for r in data.get("rotations", ())),
             seconds=data.get("seconds"),
