@@ -4,13 +4,14 @@
 # make corpus  every architecture of tests/corpus through every exporter: fused, run and compared (half an hour)
 # make fuzz    N random attention programs (10000): fused or refused, never wrong; exit code 1 if one is
 # make gpu     every test that needs an NVIDIA GPU -> benchmarks/results/gpu.json; without one it says what did not run
+# make bench   the eight cases of attention timed beside every peer, each answer checked (eight minutes on two cores)
 # make lint    ruff and mypy
 # make tables  the README's generated tables and transcripts, written again
 # PYTHON=...   the Python (3.11 or newer) that .venv is made with
 
 .DELETE_ON_ERROR:
 .SUFFIXES:
-.PHONY: setup build test corpus fuzz gpu lint tables clean
+.PHONY: setup build test corpus fuzz gpu bench lint tables clean
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
     "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
@@ -48,6 +49,10 @@ fuzz: setup
 gpu: setup
 	$(BIN)/python tests/gpu/run_gpu.py
 
+bench: setup
+	@mkdir -p out/bench
+	$(BIN)/python -m export bench cpu -o out/bench/speed.json --plots out/bench
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -58,6 +63,7 @@ tables: setup
 	$(BIN)/python tests/forms_table.py --jobs $(WORKERS)
 	$(BIN)/python tests/lower/targets_table.py
 	$(BIN)/python benchmarks/fusion.py --render
+	$(BIN)/python benchmarks/speed.py
 
 clean:
 	rm -rf out build dist *.egg-info .mypy_cache .ruff_cache

@@ -1,10 +1,12 @@
 """Times contenders in turn on the CPU: rounds are interleaved, their order changes, threads are pinned.
 
-Each call is timed by the wall clock, and each round by the processor time of the whole process as well: on a machine
+The first call of a round finds the caches as the others left them and is not counted. Each other call is timed by the
+wall clock, and each round by the processor time of the whole process as well: on a machine
 that others use too, the second says what a call costs and the first what one waits.
 """
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +24,11 @@ class Times:
 
     wall: list[list[float]] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
+
+    def extend(self, more: "Times") -> None:
+        """Takes the rounds of another sitting in."""
+        self.wall += more.wall
+        self.cpu += more.cpu
 
 
 def interleaved(calls: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, Times]:
@@ -48,6 +55,7 @@ def interleaved(calls: Mapping[str, Callable[[], object]], seconds: float) -> di
 
 def _once(call: Callable[[], object], repeats: int, times: Times) -> None:
     walls = []
+    call()
     cpu = time.process_time()
     for _ in range(repeats):
         start = time.perf_counter()
@@ -64,7 +72,8 @@ def _repeats(call: Callable[[], object]) -> int:
         start = time.perf_counter()
         call()
         shortest = min(shortest, time.perf_counter() - start)
-    return max(1, round(ROUND_SECONDS / max(shortest, 1e-6)))
+    # A power of two: contenders that are about as fast as each other are called equally often in a round.
+    return int(2 ** max(0, round(math.log2(ROUND_SECONDS / max(shortest, 1e-6)))))
 
 
 @contextlib.contextmanager

@@ -18,10 +18,17 @@ _COLORS = dict(zip(_BARS, PALETTE, strict=False))
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 960, 400, 60, 330, 60
 
 
+NAMES = {
+    "speedup.svg": "Speed-up over the graph as exported, by case",
+    "roofline.svg": "Useful GFLOP/s of each case under the machine's roofline",
+}
+"""File names of the plots, and what they show."""
+
+
 def write(document: Document, folder: Path) -> list[Path]:
     """Writes speedup.svg and roofline.svg into a folder, which is made where it is missing; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    made = {"speedup.svg": speedup(document), "roofline.svg": roofline(document)}
+    made = dict(zip(NAMES, (speedup(document), roofline(document)), strict=True))
     for name, text in made.items():
         (folder / name).write_text(text, encoding="utf-8")
     return [folder / name for name in made]

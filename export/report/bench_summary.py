@@ -3,9 +3,11 @@
 It reads the JSON document of `bench`, so that a kept result and a fresh one are shown alike.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from export.errors import UsageError
 
 OURS, EXPORT, HAND, TOOL, CONTRIB, TORCH = "attnproof", "as exported", "by hand", "tool", "ort operator", "pytorch"
 NEAR = 0.97
@@ -50,6 +52,27 @@ class Line:
         if self.tool is None or self.tool["ours"] is None:
             return "-"
         return "yes" if self.tool["ours"]["value"] > 1 and not _equal(self.tool["ours"]) else verdict(self.tool["ours"])
+
+
+def joined(documents: Sequence[Document]) -> Document:
+    """Returns results of one machine, one day and the same versions as one document; their commands are listed.
+
+    Raises:
+        UsageError: They were measured with different versions, machines, threads or seeds.
+    """
+    first = documents[0]
+    for name in ("schema", "versions", "machine", "threads", "seed", "device"):
+        if any(document[name] != first[name] for document in documents):
+            found = "; ".join(sorted({str(document[name]) for document in documents}))
+            raise UsageError(f"The results differ in {name} ({found}): measure them anew in one go.")
+    ceilings = {n: max(d["ceilings"][n] for d in documents) for n in ("flops_per_second", "bytes_per_second")}
+    return {
+        **first,
+        "command": "`, `".join(document["command"] for document in documents),
+        "date": max(document["date"] for document in documents),
+        "ceilings": ceilings,
+        "cases": [case for document in documents for case in document["cases"]],
+    }
 
 
 def verdict(ratio: dict[str, float], equal: str = "equal", less: str = "no") -> str:

@@ -1,0 +1,50 @@
+"""`python benchmarks/speed.py`: the README's table of speed and its two plots, made of the results that are kept.
+
+The results are what `python -m export bench` wrote with `-o benchmarks/results/speed-NAME.json`, one file or several of
+one machine and the same versions.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from export.report import bench_plot, bench_table  # noqa: E402
+from export.report.bench_summary import joined  # noqa: E402
+
+RESULTS = Path(__file__).parent / "results"
+README = ROOT / "README.md"
+BEGIN, END = "<!-- speed: begin -->", "<!-- speed: end -->"
+
+
+def document() -> dict[str, Any]:
+    """Returns the kept results as one document."""
+    return joined([json.loads(path.read_text()) for path in sorted(RESULTS.glob("speed-*.json"))])
+
+
+def block(kept: dict[str, Any]) -> str:
+    """Returns what stands between the README's markers."""
+    plots = "".join(f"\n![{alt}](benchmarks/results/{name})\n" for name, alt in bench_plot.NAMES.items())
+    return f"{BEGIN}\n{bench_table.markdown(kept)}\n{plots}{END}"
+
+
+def with_block(readme: str, text: str) -> str:
+    """Returns the README with the text between its markers replaced."""
+    head, _, rest = readme.partition(BEGIN)
+    _, _, tail = rest.partition(END)
+    return f"{head}{text}{tail}"
+
+
+def main() -> int:
+    """Writes the plots and the README."""
+    kept = document()
+    bench_plot.write(kept, RESULTS)
+    README.write_text(with_block(README.read_text(), block(kept)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
