@@ -18,10 +18,10 @@ from export.lower.targets import Target
 
 _SWAP = (0, 2, 1, 3)
 _MOVES = frozenset({
-    "Cast", "Concat", "Constant", "Expand", "Gather", "Mul", "Reshape", "RotaryEmbedding", "Shape", "Slice", "Squeeze",
-    "Transpose", "Unsqueeze",
+    "Cast", "Concat", "Constant", "Expand", "Gather", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Mul", "Not",
+    "Range", "Reshape", "RotaryEmbedding", "Shape", "Slice", "Squeeze", "Transpose", "Unsqueeze",
 })  # fmt: skip
-"""What may be left without a reader: the moves themselves, and the shapes they were told."""
+"""What may be left without a reader: the moves themselves, the shapes they were told, and masks that became numbers."""
 
 
 def lower_layout(call: Call, row: Target, build: Builder) -> tuple[Call, tuple[Step, ...]]:

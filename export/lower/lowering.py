@@ -9,6 +9,7 @@ import onnx_ir as ir
 from engines import dimension
 from export.errors import UsageError
 from export.graph.build import Builder
+from export.graph.opset import raise_opset
 from export.graph.shapes import infer
 from export.graph.values import Dim, graphs
 from export.lower.cache import lower_cache
@@ -21,6 +22,7 @@ from export.lower.layout import lower_layout, place_output, sweep
 from export.lower.lengths import count_out, lower_lengths, write_counted
 from export.lower.marks import lower_mark, unmark
 from export.lower.masks import lower_mask, refuse_ambiguous
+from export.lower.padding import LENGTHS_OPSET, lower_padding
 from export.lower.plugin import lower_plugin, plug_out, write_plugin
 from export.lower.refuse import refuse_call, refuse_model
 from export.lower.rotary import lower_rotary
@@ -48,6 +50,7 @@ _LADDER: tuple[Callable[[Call, Target, Builder], tuple[Call, tuple[Step, ...]]],
     lower_lengths,
     lower_structure,
     lower_extremes,
+    lower_padding,
     lower_mask,
     lower_single_head,
     lower_mark,
@@ -132,6 +135,8 @@ def lower(
         share(lowered, older)
         for graph in graphs(lowered):
             sweep(graph)
+        if any(step.action == "count keys" for step in steps) and row.flat:
+            raise_opset(lowered, LENGTHS_OPSET)
     attentions = [n for g in graphs(lowered) for n in g if n.domain == "" and n.op_type == "Attention"]
     prefixes = {n: _free(f"{n.name or n.outputs[0].name}/{row.name}", names) for n in attentions}
     steps.extend(unshare(lowered, row, prefixes))

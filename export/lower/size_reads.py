@@ -117,7 +117,8 @@ def _of_slice(node: ir.Node, index: int, depth: int) -> Size | None:
 def _is_one(node: ir.Node) -> bool:
     """Says whether a Shape gives, or a Gather takes, one entry."""
     if node.op_type == "Shape":
-        return dim(node.outputs[0], 0) == 1 and rank(node.inputs[0]) is not None
+        axes = range(rank(node.inputs[0]) or 0)
+        return len(axes[slice(attribute(node, "start", 0), attribute(node, "end", 1 << 30))]) == 1
     chosen = array(node.inputs[1])
     return chosen is not None and chosen.size == 1 and attribute(node, "axis", 0) == 0
 
