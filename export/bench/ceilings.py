@@ -24,12 +24,12 @@ class Ceilings:
     bytes_per_second: float
 
 
-def measured(threads: int, seconds: float = SECONDS) -> Ceilings:
+def measured(threads: int, seconds: float | None = None) -> Ceilings:
     """Returns the two ceilings on the CPU, each from its fastest try.
 
     Args:
         threads: Threads of PyTorch and of ONNX Runtime; the faster of the two counts.
-        seconds: How long each of them is tried.
+        seconds: How long each of them is tried; None means SECONDS.
     """
     import numpy as np
     import torch
@@ -44,8 +44,9 @@ def measured(threads: int, seconds: float = SECONDS) -> Ceilings:
         arrays = source.numpy(), target.numpy()
         products = (lambda: torch.mm(a, b, out=product), _ort_product(a.numpy(), b.numpy(), threads))
         copies = (lambda: target.copy_(source), lambda: np.copyto(arrays[1], arrays[0]))
-        gemm = min(_fastest(call, seconds) for call in products)
-        copy = min(_fastest(call, seconds) for call in copies)
+        limit = SECONDS if seconds is None else seconds
+        gemm = min(_fastest(call, limit) for call in products)
+        copy = min(_fastest(call, limit) for call in copies)
     finally:
         torch.set_num_threads(before)
     return Ceilings(2 * SIDE**3 / gemm, 2 * COPIED / copy)

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+NARROW = "by hand, padding at the end"
+"""A graph by hand that is right for some inputs of the exported one only: in the tables, and no yardstick."""
 OURS, EXPORT, HAND, PEER, CONTRIB, TORCH = "attnproof", "as exported", "by hand", "tool", "ort operator", "pytorch"
 """Kinds: what this project makes of a file; the file itself; the graph written by hand; what another tool makes of the
 same file; ONNX Runtime's own operator by hand; PyTorch."""

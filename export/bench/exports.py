@@ -35,9 +35,8 @@ def export(module: Any, inputs: Mapping[str, Any], route: str, path: Path) -> Pa
     import torch
 
     exporter, opset = ROUTES[route]
-    small = {
-        name: x[: _SMALL[0], : _SMALL[1]] if x.shape[0] >= _SMALL[0] else _widened(x) for name, x in inputs.items()
-    }
+    small = {name: _small(x) for name, x in inputs.items()}
+    axes = {name: {axis: word for axis, word in AXES.items() if axis < x.ndim} for name, x in inputs.items()}
     names, args = list(small), tuple(small.values())
     try:
         with _quiet(), torch.no_grad():
@@ -49,10 +48,10 @@ def export(module: Any, inputs: Mapping[str, Any], route: str, path: Path) -> Pa
                     dynamo=False,
                     opset_version=opset,
                     input_names=names,
-                    dynamic_axes={name: AXES for name in names},
+                    dynamic_axes=axes,
                 )
             else:
-                dims = {axis: torch.export.Dim(name) for axis, name in AXES.items()}
+                dims = {name: torch.export.Dim(name) for name in AXES.values()}
                 torch.onnx.export(
                     module,
                     args,
@@ -60,7 +59,7 @@ def export(module: Any, inputs: Mapping[str, Any], route: str, path: Path) -> Pa
                     dynamo=True,
                     opset_version=opset,
                     input_names=names,
-                    dynamic_shapes={name: dims for name in names},
+                    dynamic_shapes={name: {axis: dims[word] for axis, word in axes[name].items()} for name in names},
                     external_data=False,
                     verbose=False,
                 )
@@ -70,8 +69,10 @@ def export(module: Any, inputs: Mapping[str, Any], route: str, path: Path) -> Pa
     return path
 
 
-def _widened(x: Any) -> Any:
-    return x.expand(_SMALL[0], *x.shape[1:])[:, : _SMALL[1]].contiguous()
+def _small(x: Any) -> Any:
+    if x.shape[0] < _SMALL[0]:
+        x = x.expand(_SMALL[0], *x.shape[1:])
+    return x[: _SMALL[0]].contiguous() if x.ndim == 1 else x[: _SMALL[0], : _SMALL[1]].contiguous()
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """Opens the contenders of a workload, checks every answer, times them in turn, and says what came of it."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from export.bench import memory
@@ -20,12 +20,34 @@ SITTINGS = 3
 
 
 def measured(workload: Workload, ceilings: Ceilings, seconds: float) -> Case:
-    """Returns everything about one workload.
+    """Returns everything about one workload on the CPU.
 
     Args:
         workload: What to measure.
         ceilings: The machine's.
         seconds: About how long its contenders are timed, all together.
+    """
+
+    def timed(opened: Mapping[str, Opened]) -> dict[str, Times]:
+        times: dict[str, Times] = {}
+        for sitting in range(SITTINGS):
+            now = {**opened, **_opened_anew(workload.contenders, opened)} if sitting else opened
+            for name, more in interleaved({n: one.call for n, one in now.items()}, seconds / SITTINGS).items():
+                times.setdefault(name, Times()).extend(more)
+        return times
+
+    return summed_up(workload, ceilings, timed)
+
+
+def summed_up(
+    workload: Workload, ceilings: Ceilings, timed: Callable[[Mapping[str, Opened]], dict[str, Times]]
+) -> Case:
+    """Returns everything about one workload: its contenders opened, judged, timed, and what that comes to.
+
+    Args:
+        workload: What to measure.
+        ceilings: The machine's.
+        timed: Times those that could be opened, by their keys.
     """
     rows: dict[str, Row] = {}
     opened: dict[str, Opened] = {}
@@ -38,20 +60,14 @@ def measured(workload: Workload, ceilings: Ceilings, seconds: float) -> Case:
         except Unavailable as error:
             rows[name] = replace(row, status=NOT_RUN, reason=str(error))
     rows |= _judged(workload, rows, opened)
-    times: dict[str, Times] = {}
-    for sitting in range(SITTINGS):
-        if sitting:
-            opened |= _opened_anew(workload.contenders, opened)
-        found = interleaved({name: one.call for name, one in opened.items()}, seconds / SITTINGS)
-        for name, more in found.items():
-            times.setdefault(name, Times()).extend(more)
+    times = timed(opened) if opened else {}
     work, (item, count) = workload.work, workload.items
     floor = None
     if work.flops is not None:
         floor = floor_seconds(work.flops, work.bytes, ceilings.flops_per_second, ceilings.bytes_per_second)
     baseline = next((n for c in workload.contenders if c.kind == EXPORT and (n := key(c)) in times), "")
     for name, seen in times.items():
-        clock = timing(seen.wall, seen.cpu)
+        clock = timing(seen.wall, seen.cpu or None)
         rows[name] = replace(
             rows[name],
             timing=clock,

@@ -1,4 +1,4 @@
-"""A whole bench on the CPU: what was named becomes workloads, the ceilings are measured, and each workload is timed."""
+"""A whole bench: what was named becomes workloads, the ceilings are measured, and each workload is timed."""
 
 import logging
 import tempfile
@@ -31,6 +31,7 @@ class Asked:
         seed: Of all inputs.
         verify: Whether our own fusing runs each attention before and after.
         flex: Whether flex_attention is compiled for each shape.
+        device: "cpu" or "cuda".
         only: Words one of which the name of a case must hold; empty for all.
     """
 
@@ -44,6 +45,7 @@ class Asked:
     verify: bool
     flex: bool
     only: tuple[str, ...] = ()
+    device: str = "cpu"
 
 
 def run(asked: Asked) -> Result:
@@ -51,8 +53,15 @@ def run(asked: Asked) -> Result:
 
     Raises:
         UsageError: There is no such source, or its sizes cannot be meant.
+        BackendMissingError: A GPU was asked for, and none is here.
     """
     shapes = _chosen(asked)
+    if asked.device == "cuda":
+        from export.bench import gpu_run
+
+        if not shapes:
+            raise UsageError(f"--device cuda times a shape set ({', '.join(SETS)}), and {asked.source} is none.")
+        return gpu_run.run(asked, shapes)
     in_time = settings.sleep_while_waiting(asked.threads)
     with pinned(asked.threads) as how, tempfile.TemporaryDirectory(prefix="attnproof-bench-") as folder:
         import torch

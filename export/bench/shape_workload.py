@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from export.bench import cases, elsewhere, exports, hand_built, ort_contenders, tools, torch_contenders
-from export.bench.contender import CONTRIB, EXPORT, HAND, OURS, PEER, Contender
+from export.bench.contender import CONTRIB, EXPORT, HAND, NARROW, OURS, PEER, Contender
 from export.bench.shapes import Shape
 from export.bench.truth import judged
 from export.bench.workload import Work, Workload
@@ -77,7 +77,7 @@ def workload(
     feeds = {name: x.numpy() for name, x in inputs.items()}
     contenders = [c for route in routes for c in _of_route(shape, files, route, feeds, threads)]
     for name, model in hand_built.forms(shape).items():
-        kind = CONTRIB if name.startswith("com.microsoft") else HAND
+        kind = CONTRIB if name.startswith("com.microsoft") else NARROW if name == hand_built.NARROW else HAND
         contenders.append(ort_contenders.contender(name, kind, model, feeds, threads, outputs=OUTPUT))
     contenders += [torch_contenders.eager(module, inputs, OUTPUT), *torch_contenders.sdpa(shape, inputs)]
     if flex:

@@ -10,8 +10,9 @@ class Shape:
     """One attention, Q, K and V given: no projections.
 
     Attributes:
-        family: Which module computes it: "padded" (BERT-like: keys hidden by a padding mask) or "causal" (LLaMA-like:
-            causal, grouped key/value heads, RoPE on Q and K).
+        family: Which module computes it: "padded" (BERT-like: keys hidden by a padding mask that is an input),
+            "lengths" (the same, the mask made of lengths), or "causal" (LLaMA-like: causal, grouped key/value heads,
+            RoPE on Q and K).
         batch: B.
         queries: S, and how many keys there are unless `keys` says so.
         heads: Query heads H.
@@ -30,8 +31,9 @@ class Shape:
 
     @property
     def name(self) -> str:
-        """The words for tables, as in "padded B8 S512"."""
-        return f"{self.family} B{self.batch} S{self.queries}"
+        """The words for tables, as in "padded B8 S512"; heads and head size where they are not 12 and 64."""
+        tail = "" if (self.heads, self.size) == (12, HEAD_SIZE) else f" H{self.heads}/{self.kv_heads} D{self.size}"
+        return f"{self.family} B{self.batch} S{self.queries}{tail}"
 
     @property
     def key_count(self) -> int:
@@ -75,5 +77,13 @@ def floor_seconds(flops: float, traffic: float, flops_per_second: float, bytes_p
 PLACES = ((1, 128), (1, 512), (8, 128), (8, 512))
 PADDED = tuple(Shape("padded", b, s) for b, s in PLACES)
 CAUSAL = tuple(Shape("causal", b, s, kv_heads=4) for b, s in PLACES)
-SETS = {"cpu": PADDED + CAUSAL, "padded": PADDED, "causal": CAUSAL}
+LENGTHS = tuple(Shape("lengths", b, s) for b, s in PLACES)
+_SQUARE = tuple(
+    Shape(family, b, s, heads, heads, size)
+    for size, heads in ((64, 16), (128, 32))
+    for b, s in ((16, 512), (4, 2048), (1, 8192))
+    for family in ("lengths", "causal")
+)
+GPU = (*_SQUARE, Shape("causal", 4, 2048, 32, 8, 128), Shape("lengths", 4, 4096, 16, 16, 64))
+SETS = {"cpu": PADDED + CAUSAL, "padded": PADDED, "causal": CAUSAL, "lengths": LENGTHS, "gpu": GPU}
 """Shape sets by the name that `bench` takes; `cpu` is the eight cases."""

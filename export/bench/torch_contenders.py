@@ -17,7 +17,7 @@ _WITHOUT_CPU_KERNEL = ("CUDNN_ATTENTION", "EFFICIENT_ATTENTION")
 
 def eager(module: "torch.nn.Module", inputs: Mapping[str, Any], outputs: tuple[str, ...] = ()) -> Contender:
     """Returns the module as PyTorch runs it, operator by operator."""
-    return Contender("torch eager", TORCH, lambda: _opened(lambda: module(**inputs), outputs), stage="")
+    return Contender("torch eager", TORCH, lambda: opened(lambda: module(**inputs), outputs), stage="")
 
 
 def sdpa(shape: Shape, inputs: "Mapping[str, torch.Tensor]") -> tuple[Contender, ...]:
@@ -41,7 +41,7 @@ def sdpa(shape: Shape, inputs: "Mapping[str, torch.Tensor]") -> tuple[Contender,
 
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # it warns of every backend that it then does not take
-                return _opened(call, ("output",))
+                return opened(call, ("output",))
 
         return open_
 
@@ -61,7 +61,7 @@ def flex(shape: Shape, inputs: "Mapping[str, torch.Tensor]") -> Contender:
         if device.type == "cpu" and shutil.which("g++") is None:
             raise Unavailable("torch.compile needs a C++ compiler on the CPU, and g++ is not on the path.")
         mask = _rule(shape, inputs)
-        batch = shape.batch if shape.family == "padded" else None
+        batch = None if shape.family == "causal" else shape.batch
         block = create_block_mask(mask, batch, None, shape.queries, shape.key_count, device=str(device))
 
         def whole(q: "torch.Tensor", k: "torch.Tensor", v: "torch.Tensor") -> "torch.Tensor":
@@ -71,7 +71,7 @@ def flex(shape: Shape, inputs: "Mapping[str, torch.Tensor]") -> Contender:
 
         compiled = torch.compile(whole, dynamic=False, fullgraph=True)
         # The heads are split outside: compiled in, PyTorch 2.13 raises a LoweringException on the CPU.
-        return _opened(lambda: cases.merge(compiled(*cases.split(shape, dict(inputs)))), ("output",))
+        return opened(lambda: cases.merge(compiled(*cases.split(shape, dict(inputs)))), ("output",))
 
     return Contender("torch flex_attention, compiled", TORCH, open_)
 
@@ -79,11 +79,20 @@ def flex(shape: Shape, inputs: "Mapping[str, torch.Tensor]") -> Contender:
 def _rule(shape: Shape, inputs: "Mapping[str, torch.Tensor]") -> "Callable[..., torch.Tensor]":
     if shape.family == "causal":
         return lambda b, h, query, key: query >= key
-    keep = inputs["attention_mask"].bool()
+    from export.bench import cases
+
+    keep = cases.keep(shape, inputs)
+    if keep is None:
+        raise Unavailable(f"The family {shape.family} has no rule.")
     return lambda b, h, query, key: keep[b, key]
 
 
-def _opened(call: Callable[[], Any], outputs: tuple[str, ...]) -> Opened:
+def opened(call: Callable[[], Any], outputs: tuple[str, ...]) -> Opened:
+    """Returns a call of PyTorch without gradients as a contender that is ready.
+
+    Raises:
+        Unavailable: It raises.
+    """
     import torch
 
     from export.parity import arrays

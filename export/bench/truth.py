@@ -15,13 +15,16 @@ if TYPE_CHECKING:
     from export.parity import ParityReport
 
 
-def judged(shape: Shape, inputs: "Mapping[str, torch.Tensor]", answers: Mapping[str, Outputs]) -> "ParityReport":
+def judged(
+    shape: Shape, inputs: "Mapping[str, torch.Tensor]", answers: Mapping[str, Outputs], dtype: str = "fp32"
+) -> "ParityReport":
     """Returns a row for every answer; the bound is that of one attention, computed from its scores and weights.
 
     Args:
         shape: The attention.
         inputs: float32 inputs by name.
         answers: One output [B, S, H * D] for each contender.
+        dtype: What it was computed in.
     """
     from export.parity import ParityReport, ParityRow, attention_truth
     from export.parity.result import FAIL, OK
@@ -29,8 +32,8 @@ def judged(shape: Shape, inputs: "Mapping[str, torch.Tensor]", answers: Mapping[
     q, k, v = cases.split(shape, {name: x.double() for name, x in inputs.items()})
     if shape.family == "causal":
         q, k = cases.rotated(shape, q, k)
-    mask = inputs.get("attention_mask")
-    keep = None if mask is None else mask.bool()[:, None, None, :].numpy()
+    mask = cases.keep(shape, inputs)
+    keep = None if mask is None else mask[:, None, None, :].numpy()
     truth = attention_truth(q.numpy(), k.numpy(), v.numpy(), mask=keep, causal=shape.family == "causal")
     exact = np.moveaxis(truth.output, 1, 2).reshape(shape.batch, shape.queries, -1)
     rows = []
@@ -41,8 +44,8 @@ def judged(shape: Shape, inputs: "Mapping[str, torch.Tensor]", answers: Mapping[
             rows.append(ParityRow(shape.name, name, FAIL, reason=reason))
             continue
         heads = np.moveaxis(found.reshape(shape.batch, shape.queries, shape.heads, -1), 2, 1)
-        used = max(truth.ratio(heads, "fp32", fused=True))
-        error = float(np.abs(found - exact).max())
-        reason = "" if used <= 1 else f"Its error is {used:.3g} times what float32 allows this attention."
+        used = max(truth.ratio(heads, dtype, fused=True))
+        error = float(np.abs(found.astype(np.float64) - exact).max())
+        reason = "" if used <= 1 else f"Its error is {used:.3g} times what {dtype} allows this attention."
         rows.append(ParityRow(shape.name, name, OK if used <= 1 else FAIL, error, None, used, reason=reason))
-    return ParityReport(tuple(rows), "fp32")
+    return ParityReport(tuple(rows), dtype)

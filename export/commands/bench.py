@@ -30,6 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--exports", metavar="A,B", help="exports to measure (default: torchscript-17,dynamo-18,dynamo-23)")
     add("--only", metavar="WORD,...", help="only the cases of a set whose name holds one of the words, as in B1")
     add("--shapes", metavar="batch=1,...", help="sizes of symbolic dimensions of a form, factory or file")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: a shape set in bfloat16, by CUDA graphs")
     add("--threads", type=int, default=2, metavar="N", help="threads of every contender (default: 2)")
     add("--seconds", type=float, default=20.0, metavar="S", help="about how long each case is timed (default: 20)")
     add("--seed", type=int, default=0, metavar="N", help="seed of the inputs (default: 0)")
@@ -63,6 +64,7 @@ def execute(args: argparse.Namespace) -> int:
             seed=args.seed,
             verify=not args.no_verify,
             flex=not args.no_flex,
+            device=args.device,
             only=tuple(args.only.split(",")) if args.only else (),
         )
     )
@@ -87,6 +89,7 @@ def command_of(args: argparse.Namespace, routes: tuple[str, ...]) -> str:
     for flag, value, usual in (
         ("--only", args.only, None),
         ("--shapes", args.shapes, None),
+        ("--device", args.device, "cpu"),
         ("--threads", args.threads, 2),
         ("--seconds", args.seconds, 20.0),
         ("--seed", args.seed, 0),

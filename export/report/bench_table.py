@@ -65,11 +65,11 @@ def markdown(document: Document) -> str:
         cells = [
             line.case["name"],
             export,
-            f"**{_speedup(line.ours)}**",
-            f"{_speedup(line.hand)} ({_name(line.hand)})",
-            f"{_speedup(line.tool)} ({_name(line.tool)})",
-            _speedup(line.contrib),
-            f"{_speedup(line.torch)} ({_name(line.torch)})",
+            f"**{_both(line, line.ours)}**",
+            f"{_both(line, line.hand)} {_name(line.hand)}",
+            f"{_both(line, line.tool)} {_name(line.tool)}",
+            _both(line, line.contrib),
+            f"{_both(line, line.torch)} {_name(line.torch)}",
             _percent(None if line.ours is None else line.ours["of_floor"]),
         ]
         rows.append("| " + " | ".join(cells) + " |")
@@ -79,7 +79,8 @@ def markdown(document: Document) -> str:
             *rows,
             "",
             "Speed-up over the graph as PyTorch exported it, each the median of interleaved rounds ± half their "
-            "interquartile range; fp32, q, k and v in, no projections; "
+            "interquartile range; in parentheses by processor time, all threads together, which other work on the "
+            "machine disturbs less; fp32, q, k and v in, no projections; "
             "attnproof is the slowest of the exports. "
             f"Measured {document['date']} on a {document['machine']}, {document['pinning']}, by "
             f"`{document['command']}` with {said}.",
@@ -176,6 +177,13 @@ def _is_ours(row: RowJson) -> bool:
 def _speedup(row: RowJson | None) -> str:
     found = None if row is None else row["speedup"]
     return "-" if found is None else f"{found['value']:.2f} ±{found['spread'] * found['value']:.2f}"
+
+
+def _both(line: Line, row: RowJson | None) -> str:
+    """Returns a speed-up by the wall clock and, in parentheses, by processor time."""
+    if row is None or line.export is None or row["timing"]["cpu_ms"] is None:
+        return _speedup(row)
+    return f"{_speedup(row)} ({line.export['timing']['cpu_ms'] / row['timing']['cpu_ms']:.2f})"
 
 
 def _compared(ratio: dict[str, float]) -> str:

@@ -27,7 +27,7 @@ def test_the_kept_results_are_the_eight_cases_and_right() -> None:
     from export.bench.shapes import SETS
 
     lines = bench_summary.lines(speed.document())
-    assert {line.case["name"] for line in lines} == {shape.name for shape in SETS["cpu"]}
+    assert {line.case["name"] for line in lines} == {shape.name for shape in SETS["cpu"] + SETS["lengths"]}
     assert not [row for line in lines for row in line.case["rows"] if row["status"] == "WRONG"]
 
 

@@ -1,7 +1,7 @@
 """A whole bench of tiny attentions: every contender that this machine runs, every answer checked, the result kept."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -10,29 +10,50 @@ import numpy as np
 import onnx
 import pytest
 
+from engines.gpus import gpus
 from export import cli
-from export.bench import ceilings, graph_work, hand_built, measure, model_workload, shape_workload, shapes, tools
+from export.bench import (
+    ceilings,
+    clock,
+    gpu_clock,
+    graph_work,
+    hand_built,
+    measure,
+    model_workload,
+    shape_workload,
+    shapes,
+    tools,
+)
 from export.bench.contender import OURS, Contender, Opened
 from export.bench.result import NOT_RUN, TIMED, WRONG, Result
 from export.bench.run import Asked
 from export.report import bench_plot, bench_summary, bench_table
 
-TINY = (shapes.Shape("padded", 2, 24, 2, 2, 16), shapes.Shape("causal", 1, 16, 4, 2, 16))
+TINY = (
+    shapes.Shape("padded", 2, 24, 2, 2, 16),
+    shapes.Shape("causal", 1, 16, 4, 2, 16),
+    shapes.Shape("lengths", 2, 16, 2, 2, 16),
+)
 CEILINGS = ceilings.Ceilings(1e11, 1e10)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def brief() -> Iterator[None]:
+    """Few, short rounds: what is tested is what is said of them. Each of ONNX Runtime's model types takes as long."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clock, "ROUND_SECONDS", 0.001)
+        patch.setattr(measure, "SITTINGS", 2)
+        patch.setattr(tools, "SUITED", ("bert",))
+        patch.setattr(ceilings, "SECONDS", 0.01)
+        yield
 
 
 @pytest.fixture(scope="module")
 def document(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     """The JSON of a bench of both families, as `bench` writes it."""
     files = shape_workload.Files(tmp_path_factory.mktemp("bench"), verify=False)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tools, "SUITED", ("bert",))  # each model type takes as long as the next
-        return measured(files)
-
-
-def measured(files: shape_workload.Files) -> dict[str, object]:
     cases = []
-    for shape, route in zip(TINY, ("torchscript-17", "dynamo-18"), strict=True):
+    for shape, route in zip(TINY, ("torchscript-17", "dynamo-18", "dynamo-23"), strict=True):
         work = shape_workload.workload(shape, files, routes=(route,), threads=1, seed=0, flex=False)
         cases.append(measure.measured(work, CEILINGS, 0.2))
     result = Result("python -m export bench tiny", "2026-01-01", 0, "cpu", 1, "not pinned", 0.2, CEILINGS, tuple(cases))
@@ -148,9 +169,7 @@ def test_products_of_a_graph_are_counted() -> None:
 def test_the_command_measures_writes_and_prints(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(shapes.SETS, "cpu", TINY[1:])
-    monkeypatch.setattr(tools, "SUITED", ("gpt2",))
-    monkeypatch.setattr(ceilings, "SECONDS", 0.01)
+    monkeypatch.setitem(shapes.SETS, "cpu", TINY[1:2])
     words = ["bench", "--exports", "torchscript-17", "--threads", "1", "--seconds", "0.1", "--no-flex", "--no-verify"]
     assert cli.main([*words, "-o", str(tmp_path / "r.json"), "--plots", str(tmp_path / "plots"), "-q"]) == 0
     kept = json.loads((tmp_path / "r.json").read_text())
@@ -165,13 +184,22 @@ def test_the_command_measures_writes_and_prints(
     [
         (["--exports", "nothing"], "There is no export 'nothing'"),
         (["--only", "nothing"], "leaves no case"),
+        (["--device", "cuda", "llama-gqa"], "--device cuda times a shape set"),
         (["--threads", "0"], "--threads takes 1 or more"),
         (["-o", "/no/such/folder/r.json"], "its folder does not exist"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(
-    words: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ceilings, "SECONDS", 0.01)
+def test_what_cannot_be_meant_is_refused(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["bench", *words]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.skipif(bool(gpus().found), reason="a GPU is here")
+def test_a_gpu_that_is_not_here_is_exit_code_3(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "gpu", "--device", "cuda"]) == 3
+    assert "--device cuda needs an NVIDIA GPU" in capsys.readouterr().err
+
+
+def test_inputs_on_a_gpu_rotate_through_more_than_its_cache() -> None:
+    assert gpu_clock.sets_needed(2**30) == 4
+    assert gpu_clock.sets_needed(2**20) * 2**20 >= 240 * 2**20
