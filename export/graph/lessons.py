@@ -25,6 +25,7 @@ def teach() -> None:
     registry.collect()
     registry.register("", "ConstantOfShape", since_version=10)(_constant_of_shape)
     registry.register("", "Constant", since_version=2)(_constant(registry.get("", "Constant", version=13)))
+    registry.register("", "Expand", since_version=8)(_expand(registry.get("", "Expand", version=13)))
     registry.register("", "Slice", since_version=10)(_slice(registry.get("", "Slice", version=13)))
     _broadcast()
 
@@ -48,6 +49,19 @@ def _constant(infer: Any) -> Any:
             infer(context, node)
 
     return infer_untyped
+
+
+def _expand(infer: Any) -> Any:
+    """An Expand of what has no known shape has none either: where the shape asked for says 1, the tensor decides."""
+
+    def infer_known(context: Any, node: ir.Node) -> None:
+        data = node.inputs[0]
+        if data is None or data.shape is not None:
+            infer(context, node)
+        else:
+            context.set_shape_and_dtype(node.outputs[0], None, data.dtype)
+
+    return infer_known
 
 
 def _slice(infer: Any) -> Any:

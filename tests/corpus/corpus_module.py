@@ -48,14 +48,19 @@ def _with_attentions(model: torch.nn.Module, inputs: Mapping[str, torch.Tensor])
 
 
 def _hidden_and_pooled(model: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """What pools is an attention too, which an exporter drops where nobody reads it."""
     made = model(**inputs)
     return made.last_hidden_state, made.pooler_output
+
+
+def _hidden_and_predicted(model: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    made = model(**inputs)
+    return made.last_hidden_state, made.predictor_output.last_hidden_state
 
 
 CALLS = {
     "first output": _first_output,
     "hidden and pooled": _hidden_and_pooled,
+    "hidden and predicted": _hidden_and_predicted,
     "text and picture": _text_and_picture,
     "with attentions": _with_attentions,
 }

@@ -36,6 +36,8 @@ _PIXELS = {
     "swinv2": ("Swinv2Config", "Swinv2Model", _SWIN),
     "donut-swin": ("DonutSwinConfig", "DonutSwinModel", _SWIN),
     "clip_vision": ("CLIPVisionConfig", "CLIPVisionModel", IMAGE),
+    "siglip_vision": ("SiglipVisionConfig", "SiglipVisionModel", IMAGE),
+    "aimv2_vision": ("Aimv2VisionConfig", "Aimv2VisionModel", IMAGE),
     "blip_vision": ("BlipVisionConfig", "BlipVisionModel", IMAGE),
     "segformer": (
         "SegformerConfig",
@@ -154,9 +156,18 @@ _OTHER = {
     "vivit": {"pixel_values": Input("image", ("batch", 4, 3, 32, 32))},
     "vjepa2": {"pixel_values_videos": Input("image", ("batch", 4, 3, 32, 32))},
 }
+_CALLS = {
+    "siglip_vision": "hidden and pooled",
+    "aimv2_vision": "hidden and pooled",
+    "vjepa2": "hidden and predicted",
+}
+"""Attentions behind the first output: an exporter drops what nobody reads."""
 
 ENTRIES = (
-    *(Entry(name, config, model, s, _OTHER.get(name, PIXELS)) for name, (config, model, s) in _PIXELS.items()),
+    *(
+        Entry(name, config, model, settings, _OTHER.get(name, PIXELS), call=_CALLS.get(name, "first output"))
+        for name, (config, model, settings) in _PIXELS.items()
+    ),
     Entry(
         "groupvit_vision",
         "GroupViTVisionConfig",
@@ -231,8 +242,6 @@ ENTRIES = (
         },
         {"pixel_values": Input("image", ("batch", 3, 64, 64))},
     ),
-    Entry("siglip_vision", "SiglipVisionConfig", "SiglipVisionModel", IMAGE, PIXELS, call="hidden and pooled"),
-    Entry("aimv2_vision", "Aimv2VisionConfig", "Aimv2VisionModel", IMAGE, PIXELS, call="hidden and pooled"),
     Entry(
         "sam_vision",
         "SamVisionConfig",

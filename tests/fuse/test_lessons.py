@@ -41,3 +41,11 @@ def test_a_name_with_a_meaning_outlasts_one_without(order: str) -> None:
     body = f"cut = Slice(table, from, to, axes)  y = Add({order})"
     found = inferred("float[length] x, float[64] table, int64[1] to", body, "int64[1] from = {0}, int64[1] axes = {0}")
     assert dims(found["y"]) == ("length",)
+
+
+def test_an_expand_of_what_is_not_known_has_no_shape() -> None:
+    """The library takes the shape asked for, where a 1 says no more than that the tensor decides."""
+    found = inferred("float x", "u = Foo.Unknown(x) y = Expand(u, ones)", "int64[2] ones = {1, 1}")
+    assert found["y"].shape is None
+    known = inferred("float[B, 7] x", "y = Expand(x, ones)", "int64[2] ones = {1, 1}")
+    assert dims(known["y"]) == ("B", 7)
