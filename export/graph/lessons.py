@@ -52,14 +52,13 @@ def _constant(infer: Any) -> Any:
 
 
 def _expand(infer: Any) -> Any:
-    """An Expand of what has no known shape has none either: where the shape asked for says 1, the tensor decides."""
+    """An Expand of what has no known shape is as long as was asked for, but not where that is 1: the tensor decides."""
 
     def infer_known(context: Any, node: ir.Node) -> None:
-        data = node.inputs[0]
-        if data is None or data.shape is not None:
-            infer(context, node)
-        else:
-            context.set_shape_and_dtype(node.outputs[0], None, data.dtype)
+        infer(context, node)
+        data, output = node.inputs[0], node.outputs[0]
+        if data is not None and data.shape is None and output.shape is not None:
+            output.shape = ir.Shape([ir.SymbolicDim(None) if d == 1 else d for d in output.shape])
 
     return infer_known
 
