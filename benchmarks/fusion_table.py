@@ -42,7 +42,7 @@ def with_table(readme: str, table: str) -> str:
 
 
 def _by_route(rows: list[dict[str, Any]], tools: list[str]) -> list[str]:
-    heads = ["exports", "exports", "blocks", "on arrival", *(f"{t}: right" for t in tools)]
+    heads = ["exported by", "exports", "blocks", "on arrival", *(f"{t}: right" for t in tools)]
     lines = _heads([*heads, *(f"{t}: wrong" for t in tools)])
     for impl in dict.fromkeys(r["impl"] for r in rows):
         for route, title in ROUTES.items():
