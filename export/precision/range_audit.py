@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from engines.errors import ToolkitError
+from export.graph import shapes
 from export.graph.source_lines import source_line
 from export.precision import range_probe
 from export.precision.range_probe import OVERFLOWS, Tensor
@@ -118,7 +119,8 @@ class RangeAudit:
 
     def as_json(self) -> dict[str, Any]:
         """Returns `range_audit` of report.json."""
-        return asdict(self)
+        content = asdict(self)
+        return {**content, "cases": list(content["cases"]), "findings": list(content["findings"])}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> "RangeAudit":
@@ -153,10 +155,20 @@ def audit(
     if dtype in NOT_NEEDED:
         return RangeAudit("not needed", NOT_NEEDED[dtype])
     try:
+        model = _typed(model)
         kept = (*lowered.graph.inputs, *(v for node in lowered.graph for v in node.outputs))
         return _audited(model, list(cases), {str(v.name) for v in kept}, apart)
     except ToolkitError as error:
         return RangeAudit("not run", f"ONNX Runtime does not run the graph in float32: {error}")
+
+
+def _typed(model: ir.Model) -> ir.Model:
+    """Returns a graph whose tensors have their types: an exporter need not write those of what lies between."""
+    if all(value.dtype is not None for node in model.graph for value in node.outputs if value.name):
+        return model
+    typed = model.clone()
+    shapes.infer(typed)
+    return typed
 
 
 def _audited(model: ir.Model, cases: "list[tuple[str, Feeds]]", stored: Collection[str], apart: bool) -> RangeAudit:

@@ -151,7 +151,10 @@ class Report:
             "builder": self.builder,
             "profile": {dim: list(sizes) for dim, sizes in self.profile.items()},
             "profiles": [{d: list(s) for d, s in each.items()} for each in (self.profile, *self.further_profiles)],
-            "attentions": [{**asdict(row), "achieved": self.achieved(row)} for row in self.attentions],
+            "attentions": [
+                {**asdict(row), "trail": [asdict(read) for read in row.trail], "achieved": self.achieved(row)}
+                for row in self.attentions
+            ],
             "rotations": [asdict(row) for row in self.rotations],
             "summary": asdict(summarise(self.attentions)),
             "lowering": [asdict(step) for step in self.steps],
