@@ -64,6 +64,7 @@ tables: setup
 	$(BIN)/python tests/lower/targets_table.py
 	$(BIN)/python benchmarks/fusion.py --render
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/whole_models.py --render
 
 clean:
 	rm -rf out build dist *.egg-info .mypy_cache .ruff_cache

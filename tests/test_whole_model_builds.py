@@ -1,10 +1,11 @@
-"""Whole models through `build`: every attention of examples/ is one fused kernel, named by its block."""
+"""Whole models through `build`: each attention of examples/ is one fused kernel, as the README shows."""
 
 import json
 import sys
 from pathlib import Path
 
 import pytest
+import readme
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -13,7 +14,21 @@ import whole_models  # noqa: E402
 
 from engines.vendor import NAMES, load  # noqa: E402
 
+SHOWN = json.loads(whole_models.RESULTS.read_text())
 KINDS = {"BERT-like": ("padding", "none", [12, 12]), "LLaMA-like": ("causal", "qk", [12, 4])}
+
+
+def test_the_table_is_that_of_the_json() -> None:
+    text = readme.README.read_text()
+    assert whole_models.BEGIN in text
+    assert text == whole_models.with_table(text, whole_models.markdown(SHOWN))
+
+
+@pytest.mark.parametrize("shown", SHOWN["rows"], ids=lambda row: row["model"])
+def test_every_attention_of_the_table_is_one_kernel_of_its_own(shown: whole_models.Row) -> None:
+    assert shown["passed"] and {"pytorch", "exported", "fused", "lowered"} <= set(shown["stages"])
+    assert [engine["sm"] for engine in shown["engines"]] == list(whole_models.SMS)
+    check(shown, layers=12)
 
 
 @pytest.mark.parametrize("name", whole_models.MODELS)
