@@ -227,28 +227,32 @@ def test_scores_that_are_shown_keep_their_mask() -> None:
     assert fuse(parse(text)).attentions[0].code == "A001"
 
 
-def test_causal_from_the_last_key_is_causal_after_a_past() -> None:
-    """j <= i + P with P keys in the past is what the operator does; without a past it is not."""
+PADDED = """seen = Cast<to = 9>(pad)
+      own = Gather<axis = 1>(seen, j)
+      padding = Unsqueeze(own, middle)
+      mask = And(causal, padding)"""
+
+
+@pytest.mark.parametrize("nodes", ["mask = Identity(causal)", PADDED], ids=["causal", "padding by position"])
+def test_causal_from_the_last_key_is_causal_after_a_past(nodes: str) -> None:
+    """j <= i + P with P keys in the past is what the operator does; padding then has a column for each of P + S."""
     text = f"""{HEAD}
-    g (float[B,2,S,8] q, float[B,2,S,8] k, float[B,2,S,8] v, float[B,2,P,8] pk, float[B,2,P,8] pv)
+    g (float[B,2,S,8] q, float[B,2,S,8] k, float[B,2,S,8] v, float[B,2,P,8] pk, float[B,2,P,8] pv, int64[B,U] pad)
       => (float[B,2,S,8] y)
     <{CONSTANTS}> {{
-      shape = Shape<start = 2, end = 3>(q)
-      more = Shape<start = 2, end = 3>(pk)
-      total = Add(shape, more)
-      new = Squeeze(shape)
-      all = Squeeze(total)
-      past = Squeeze(more)
-      j = Range(zero, all, one)
-      rows = Range(past, all, one)
-      i = Unsqueeze(rows, last)
-      mask = LessOrEqual(j, i)
+      shape = Shape<start = 2, end = 3>(q) more = Shape<start = 2, end = 3>(pk)
+      total = Add(shape, more) all = Squeeze(total) past = Squeeze(more)
+      j = Range(zero, all, one) rows = Range(past, all, one) i = Unsqueeze(rows, last)
+      causal = LessOrEqual(j, i)
+      {nodes}
       y = Attention<scale = 1.0>(q, k, v, mask, pk, pv)
     }}"""
     model = parse(text)
-    result = fuse(model)
-    assert described(result) == (1, None)
-    assert_same(model, result.model, ({"B": 2, "S": 3, "P": 4}, {"B": 1, "S": 1, "P": 5}, {"B": 2, "S": 4, "P": 0}))
+    result = fuse(model, Options(verify=False))
+    causal, shape = described(result)
+    assert causal == 1 and shape in (None, ("B", 1, 1, None))
+    sizes = ({"B": 2, "S": 3, "P": 4, "U": 9}, {"B": 1, "S": 1, "P": 5, "U": 6}, {"B": 2, "S": 4, "P": 0, "U": 4})
+    assert_same(model, result.model, sizes)
 
 
 def test_what_verification_refuses_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:

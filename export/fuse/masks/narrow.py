@@ -22,10 +22,13 @@ class Narrow:
         build: Where to insert.
         meaning: The frame in which they were read.
         query, key: Q [B, H, S, D] and K [B, Hkv, T, D]; their shapes are read where a tensor is longer than the frame.
+        past: The keys in front of K, [B, Hkv, P, D], if the attention has a cache: the scores have P + T columns.
     """
 
-    def __init__(self, build: Builder, meaning: Meaning, query: ir.Value, key: ir.Value) -> None:
-        self._build, self._meaning, self._query, self._key = build, meaning, query, key
+    def __init__(
+        self, build: Builder, meaning: Meaning, query: ir.Value, key: ir.Value, past: ir.Value | None = None
+    ) -> None:
+        self._build, self._meaning, self._query, self._key, self._past = build, meaning, query, key, past
 
     def formula(self, formula: Formula) -> ir.Value:
         """Returns a formula as a boolean tensor.
@@ -129,6 +132,10 @@ class Narrow:
             shape[at] = (source.shape or ())[axis]
             build = self._build
             end = build("Shape", source, dtype=_INT, shape=ir.Shape([1]), start=axis, end=axis + 1)
+            if name == "j" and self._past is not None:
+                held = build("Shape", self._past, dtype=_INT, shape=ir.Shape([1]), start=2, end=3)
+                end = build("Add", held, end, dtype=_INT, shape=ir.Shape([1]))
+                shape[at] = ir.SymbolicDim(None)
             bounds = (build.axes(0), end, build.axes(at))
             value = build("Slice", value, *bounds, dtype=value.dtype, shape=ir.Shape(shape))
         return value

@@ -148,7 +148,8 @@ class _Work:
         if query is None or keys is None or dtype is None or ((keep != TRUE or bias) and "j" not in _axes(keep, bias)):
             raise Stuck  # a mask with one column for all keys is read in two ways
         build = Builder(node, f"{node.name or node.outputs[0].name}/mask")
-        narrow = Narrow(build, self.prover.meaning(frame), query, keys)
+        past = node.inputs[4] if len(node.inputs) > 4 else None
+        narrow = Narrow(build, self.prover.meaning(frame), query, keys, past)
         total: ir.Value | None = None
         for poly in bias:
             term = narrow.element(poly)
