@@ -64,7 +64,7 @@ def of(model: ir.Model, trial: "Feeds") -> Truth:
             return Truth(run, how)
         except Exception as error:  # a missing kernel shows as any exception of either library
             failures.append(f"{how}: {_first_line(error)}")
-    run = _fed_as(_session(widened(model, ir.DataType.FLOAT)), "float32")
+    run = _fed_as(session(widened(model, ir.DataType.FLOAT)), "float32")
     run(trial)
     return Truth(run, f"float32 on ONNX Runtime, optimisations off (not possible in {'; nor in '.join(failures)})")
 
@@ -73,11 +73,11 @@ def _float64(model: ir.Model, failures: list[str]) -> "list[tuple[str, Callable[
     """Returns the ways to compute in float64 that the size of the weights allows; `failures` takes why none is."""
     held = [tensor for _, tensor in external_data.tensors(model) if tensor.dtype in _NARROW]
     size = 8 * sum(tensor.size for tensor in held)
-    session, evaluator = ("float64 on ONNX Runtime", _session), ("float64 on ONNX's reference evaluator", _evaluator)
+    on_ort, evaluator = ("float64 on ONNX Runtime", session), ("float64 on ONNX's reference evaluator", _evaluator)
     if size >= WIDEST and not any(tensor.dtype == ir.DataType.FLOAT and tensor.nbytes >= LARGE for tensor in held):
         failures.append(f"float64, whose weights would take {size / 2**30:.1f} GiB")
         return []
-    return [session] if size >= LARGE else [session, evaluator]
+    return [on_ort] if size >= LARGE else [on_ort, evaluator]
 
 
 def widened(model: ir.Model, to: ir.DataType) -> ir.Model:
@@ -142,7 +142,12 @@ def _cast(tensor: ir.TensorProtocol, to: ir.DataType) -> ir.TensorProtocol:
     return ir.LazyTensor(cast, to, ir.Shape(tensor.shape.numpy()), name=tensor.name or "", cache=False)
 
 
-def _session(model: ir.Model) -> "Callable[[Feeds], Arrays]":
+def session(model: ir.Model) -> "Callable[[Feeds], Arrays]":
+    """Returns a way to run a graph on ONNX Runtime, nothing optimised; weights of a large one are mapped from a file.
+
+    Raises:
+        UsageError: ONNX Runtime does not take the graph.
+    """
     from engines.ort_runner import OrtRunner
     from export import model_file
 

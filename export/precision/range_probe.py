@@ -5,16 +5,14 @@ two numbers a tensor, so that nothing large is kept. Scores inside an Attention 
 them.
 """
 
-import tempfile
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from export import model_file, onnx_truth
-from export.ort_view import open_graph
+from export import onnx_truth
+from export.lower import for_ort_check
 
 if TYPE_CHECKING:
     import numpy as np
@@ -158,12 +156,10 @@ def _append(graph: ir.Graph, op: str, dtype: ir.DataType, name: str, *inputs: ir
 
 
 def _opened(model: ir.Model) -> "Callable[[Feeds], Arrays]":
-    with tempfile.TemporaryDirectory() as folder:
-        model_file.save(model, Path(folder) / "model.onnx")
-        runner = open_graph(Path(folder) / "model.onnx", optimization="disable")
+    session = onnx_truth.session(for_ort_check(model))
 
     def run(feeds: "Feeds") -> "Arrays":
         half = ("float16", "bfloat16")
-        return runner.run({n: x.astype("float32") if x.dtype.name in half else x for n, x in feeds.items()})
+        return session({n: x.astype("float32") if x.dtype.name in half else x for n, x in feeds.items()})
 
     return run

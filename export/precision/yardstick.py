@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from export import onnx_truth
+from export import external_data, onnx_truth
 from export.graph import shapes
 from export.lower import for_ort_check
 from export.precision.convert import Converted
@@ -59,7 +59,7 @@ def _spelled_out(model: ir.Model) -> ir.Model:
     import onnx.inliner
 
     used = [("", op) for op in _SPELLED_OUT if any(n.op_type == op and n.domain == "" for n in model.graph)]
-    if not used:
+    if not used or external_data.size(model) >= onnx_truth.LARGE:  # the tool takes no more than protobuf does
         return model
     proto = onnx.inliner.inline_selected_functions(ir.to_proto(model), used, inline_schema_functions=True)
     steps = ir.from_proto(proto)
@@ -92,15 +92,12 @@ def in_float32(model: ir.Model, like: ir.Model) -> onnx_truth.Truth:
     Raises:
         UsageError: ONNX Runtime does not take the graph.
     """
-    from engines.ort_runner import OrtRunner
-
-    wide = for_ort_check(model)
     types = [value.dtype.numpy() for value in like.graph.outputs if value.dtype]
-    runner = OrtRunner(ir.to_proto(wide).SerializeToString(), optimization="disable")
+    session = onnx_truth.session(for_ort_check(model))
 
     def run(feeds: "onnx_truth.Feeds") -> "onnx_truth.Arrays":
         half = ("float16", "bfloat16")
-        made = runner.run({n: x.astype(np.float32) if x.dtype.name in half else x for n, x in feeds.items()})
+        made = session({n: x.astype(np.float32) if x.dtype.name in half else x for n, x in feeds.items()})
         return {name: x.astype(to) for (name, x), to in zip(made.items(), types, strict=True)}
 
     return onnx_truth.Truth(run, "float32 on ONNX Runtime, optimisations off")
