@@ -29,6 +29,8 @@ VERBS = {
     "run": "run a model or an artifact folder on a provider",
     "bench": "time a model, a form or a shape set beside its peers, every answer checked",
     "diff": "compare two artifact folders: fusions, errors, engines, versions, sizes; hold a lock of fusions",
+    "report": "write report.html of an artifact folder again, from its JSON files",
+    "view": "draw the attention weights of a fused model as an HTML page or a PNG file",
     "package": "write an artifact folder into a model repository of Triton Inference Server",
     "engines": "list, describe and clear the engine cache: ls, show, gc",
     "forms": "list the attention forms that come with the toolkit",

@@ -44,6 +44,12 @@ class Fused:
         """Counts of found, fused, kept and already fused attentions."""
         return summarise(self.attentions)
 
+    def _repr_html_(self) -> str:
+        """Returns the rows as a notebook shows them."""
+        from export.report import notebook
+
+        return notebook.of_attentions(self.attentions)
+
     def as_json(self) -> dict[str, Any]:
         """Returns the report of `fuse --report` (schema 1)."""
         return as_json(self.attentions, self.rotations)

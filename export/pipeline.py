@@ -68,6 +68,7 @@ def _build(
     from export.decode import stage
     from export.fuse import Options, fuse
     from export.lower import lower
+    from export.pictures import stage as illustrated
     from export.precision import TYPES, achieved, range_audit
 
     spec, target = todo.spec, str(todo.spec.target)
@@ -138,5 +139,6 @@ def _build(
     )
     if decoded:
         report, decoded = stage.judged(report, decoded, loaded, exported, folder)
+    illustrated.write(folder, loaded, exported, fused, profile.dims, str(spec.dtype))
     folders.write(folder, report, parts, built, exported, decoded)
     return report

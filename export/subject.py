@@ -12,6 +12,8 @@ from export.errors import ToolkitError, UsageError
 from export.spec import Spec
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import onnx_ir as ir
 
     from export.capture import Source
@@ -94,6 +96,9 @@ class Subject(Protocol):
         masked_rows: str,
     ) -> "ParityReport":
         """Runs every stage on the parity cases; `masked_rows` is what fusing left rows without keys to give."""
+
+    def draw(self, exported: Exported, sizes: Mapping[str, int]) -> "Mapping[str, npt.NDArray[np.generic]]":
+        """Returns inputs of the graph by name, at these sizes of its dimensions; some keys hidden where it can."""
 
     def whole(self, exported: Exported) -> "Truth":
         """Returns what one forward over whole sequences gives, which a decode loop is held to."""
@@ -243,6 +248,16 @@ class ModuleSubject:
                 source = replace(source, form=replace(source.form, dims=dict(profile)))
             self._cases = source_cases(source, str(self._spec.dtype))
         return self._cases
+
+    def draw(self, exported: Exported, sizes: Mapping[str, int]) -> "Mapping[str, npt.NDArray[np.generic]]":
+        """Returns inputs as the form or the factory's example has them, padded where the form knows how."""
+        from export.model.form import Case
+
+        padded = self.source.form is not None and "right" in self.source.form.padding
+        case = Case("drawn", dict(sizes), "right" if padded else "none", seed=self._spec.seed)
+        drawn = self.source.draw(case)
+        feeds: Mapping[str, npt.NDArray[np.generic]] = exported.raw.flatten(drawn)
+        return feeds
 
     def whole(self, exported: Exported) -> "Truth":
         """Returns the module in float64."""

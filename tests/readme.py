@@ -61,7 +61,8 @@ def main() -> int:
         place = Path(name)
         for file, text in files().items():
             (place / file).write_text(text)
-        run("python foreign.py", place).check_returncode()
+        for script in ("foreign.py", "tokens.py"):
+            run(f"python {script}", place).check_returncode()
         outputs = {}
         for command in transcripts():
             done = run(command, place)

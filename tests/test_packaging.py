@@ -70,6 +70,7 @@ def test_the_licence_is_the_one_the_metadata_names() -> None:
 def test_the_wheel_holds_every_module(tmp_path: Path) -> None:
     tree = tmp_path / "tree"  # a copy: setuptools leaves build/ and *.egg-info beside what it builds
     pages = sorted((ROOT / "export" / "rules").glob("*.md"))
+    pages += [p for kind in ("j2", "css", "js", "json") for p in (ROOT / "export" / "report").rglob(f"*.{kind}")]
     for path in [*SOURCES, *pages, *(ROOT / package / "py.typed" for package in PACKAGES)]:
         (tree / relative(path)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, tree / relative(path))

@@ -47,7 +47,7 @@ def report(folder: Path) -> dict:
 def test_the_folder_holds_every_artifact_and_nothing_else(built: Path) -> None:
     assert sorted(path.name for path in built.iterdir()) == [
         ".artifact.json", "engine.json", "fused.onnx", "layers.json", "lowered.tensorrt-rtx.onnx", "model.120.engine",
-        "model.89.engine", "model.onnx", "report.json", "spec.toml",
+        "model.89.engine", "model.onnx", "pictures.json", "report.html", "report.json", "spec.toml",
     ]  # fmt: skip
     assert sorted(path.name for path in built.parent.iterdir()) == ["out"], "the staged folder is gone"
 
@@ -59,6 +59,7 @@ def test_engine_json_signs_every_file(built: Path) -> None:
     assert set(record["files"]) == {path.name for path in built.iterdir()} - {
         ".artifact.json",
         "engine.json",
+        "report.html",  # a view, which may be made again
     }
     assert all(of_file(built / name) == digest for name, digest in record["files"].items())
     assert {(e["sm"], e["file"]) for e in record["engines"]} == {(89, "model.89.engine"), (120, "model.120.engine")}
@@ -175,7 +176,7 @@ def test_check_passes_from_any_folder(built: Path, tmp_path: Path, monkeypatch, 
     assert cli.main(["check", str(built)]) == 0
     out, err = capsys.readouterr()
     assert out.splitlines()[-1] == "PASSED"
-    assert "files     9 intact" in err
+    assert "files     10 intact" in err
     assert cli.main(["check", str(built), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["passed"] is True
 

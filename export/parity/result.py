@@ -94,6 +94,12 @@ class ParityReport:
         count = Counter(r.status for r in self.rows)
         return f"{count[OK]} ok, {count[FAIL]} failed, {count[NOT_RUN]} not run"
 
+    def _repr_html_(self) -> str:
+        """Returns the report as a notebook shows it."""
+        from export.report import notebook
+
+        return notebook.of_parity(self)
+
     def as_json(self) -> dict[str, Any]:
         """Returns the report as a JSON-ready dictionary; numbers that JSON lacks become "nan", "inf", "-inf"."""
         rows = [{k: _plain(v) for k, v in asdict(r).items()} for r in self.rows]

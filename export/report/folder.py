@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from engines import achieved, engine_json
 from export import digest
 from export.precision import achieved as precision
-from export.report import files
+from export.report import files, html
 from export.report.record import Engine, Kernel, Report
 from export.report.stdout import finite
 from export.subject import Exported
@@ -103,13 +103,14 @@ def write(
     exported: Exported,
     decoded: "Decoded | None" = None,
 ) -> None:
-    """Writes report.json, spec.toml and the full engine.json, whose digests cover every file."""
+    """Writes report.json, spec.toml, the full engine.json, which signs all of it and the models, and report.html."""
     from export.spec import Spec
 
     spec = Spec().with_values(report.spec, "the resolved spec")
     (folder / SPEC).write_text(spec.as_toml(), encoding="utf-8")
     files.write_json(folder / REPORT, report.as_json())
-    signed = sorted(path for path in folder.iterdir() if path.is_file() and path.name != engine_json.NAME)
+    unsigned = (engine_json.NAME, html.NAME)  # the page is a view, which may be made again
+    signed = sorted(path for path in folder.iterdir() if path.is_file() and path.name not in unsigned)
     content: dict[str, Any] = {
         "schema": engine_json.SCHEMA,
         "digest": report.digest,
@@ -126,6 +127,7 @@ def write(
         "parts": parts,
     }
     files.write_json(folder / engine_json.NAME, {**content, SEAL: seal(content)})
+    html.write(folder, name=report.folder.name)
 
 
 def seal(content: Mapping[str, Any]) -> str:

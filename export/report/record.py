@@ -137,6 +137,12 @@ class Report:
         kernels = {f"sm{engine.sm}": self.kernel(attention, engine.sm) for engine in self.engines}
         return {sm: kernel.achieved if kernel else None for sm, kernel in kernels.items()}
 
+    def _repr_html_(self) -> str:
+        """Returns the report as a notebook shows it."""
+        from export.report import notebook
+
+        return notebook.of_report(self)
+
     def as_json(self) -> dict[str, Any]:
         """Returns report.json's content (schema 1)."""
         return {

@@ -1,0 +1,256 @@
+"""What the page says, from the JSON files of a folder: no model is opened and nothing is computed but places."""
+
+import json
+import os
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from export.errors import BackendMissingError, UsageError
+from export.report import latency
+from export.report.html import blocks
+
+NAME = "report.html"
+_REPORT, _PICTURES = "report.json", "pictures.json"
+_VERSIONED = ("torch", "onnx", "onnx-ir", "onnxruntime-gpu", "onnxruntime", "tensorrt-rtx", "tensorrt", "python")
+Json = Mapping[str, Any]
+
+
+def write(folder: Path, name: str | None = None) -> Path:
+    """Writes report.html into an artifact folder and returns its path; `name` is the folder's, if it has another yet.
+
+    Raises:
+        UsageError: The folder is no artifact of `build`, or cannot be written.
+        BackendMissingError: jinja2 is not installed.
+    """
+    path = folder / NAME
+    text = render(folder, name)
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"Cannot write {path}: {error.strerror}.") from error
+    return path
+
+
+def render(folder: Path, name: str | None = None) -> str:
+    """Returns the page about a folder.
+
+    Raises:
+        UsageError: The folder is no artifact of `build`.
+        BackendMissingError: jinja2 is not installed.
+    """
+    from engines import engine_json
+
+    report = _read(folder / _REPORT)
+    if report is None:
+        raise UsageError(
+            f"There is no {folder / _REPORT}: {folder} is not an artifact folder. Name what `build` wrote."
+        )
+    if report.get("schema") != 1:
+        raise UsageError(f"{folder / _REPORT} has schema {report.get('schema')}; this version reads 1. Build it again.")
+    return of_json(
+        report,
+        record=_read(folder / engine_json.NAME) or {},
+        pictures=_read(folder / _PICTURES),
+        bench=latency.load(folder / latency.NAME),
+        folder=name or os.path.basename(folder.absolute()),
+    )
+
+
+def of_json(
+    report: Json,
+    *,
+    record: Json | None = None,
+    pictures: Json | None = None,
+    bench: Json | None = None,
+    folder: str = "",
+) -> str:
+    """Returns the page.
+
+    Args:
+        report: report.json.
+        record: engine.json: sha256s and versions.
+        pictures: pictures.json.
+        bench: What `bench -o` wrote.
+        folder: The folder's name.
+    """
+    attentions = report["attentions"]
+    content = {
+        "report": report,
+        "folder": folder,
+        "title": f"{_base(report['spec'].get('source', folder))}: {'PASSED' if report['passed'] else 'FAILED'}",
+        "source": _base(report["spec"].get("source", folder)),
+        "cards": _cards(report),
+        "rows": [blocks.row(report, attention) for attention in attentions],
+        "latency": _latency(report, bench),
+        "matrix": _matrix(report["parity"]),
+        "decode": _matrix(report["decode"]["parity"]) if report.get("decode") else None,
+        "provenance": _provenance(report, record or {}),
+        "hashes": sorted((record or {}).get("files", {}).items()),
+        "command": command(report["spec"]),
+        "pictures": pictures,
+        "plots": _plots(bench),
+        "data": embedded([blocks.drawer(report, attention, pictures) for attention in attentions]),
+    }
+    return str(environment().get_template("page.html.j2").render(content))
+
+
+def command(spec: Json) -> str:
+    """Returns the command line that builds what a spec says."""
+    words = ["python", "-m", "export", "build", _base(str(spec.get("source", "")))]
+    for name, value in spec.items():
+        if name in ("source", "out") or value in (None, False, [], {}, ""):
+            continue
+        if name == "verify":
+            continue
+        if name == "further-profiles":
+            words += [word for text in value for word in ("--shapes", str(text))]
+            continue
+        if isinstance(value, Mapping):
+            value = ",".join(f"{dim}={size}" for dim, size in value.items())
+        if isinstance(value, list):
+            value = ",".join(map(str, value))
+        words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+    return shlex.join(words + (["--no-verify"] if spec.get("verify") is False else []))
+
+
+def environment() -> Any:
+    """Returns where templates come from, escaping all that is put into them.
+
+    Raises:
+        BackendMissingError: jinja2 is not installed.
+    """
+    try:
+        import jinja2
+    except ImportError as error:
+        raise BackendMissingError("report.html needs jinja2: pip install jinja2.") from error
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def embedded(value: Any) -> str:
+    """Returns JSON that may stand inside a script element, whatever its strings hold."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read ({error}). Build again.") from error
+    return content if isinstance(content, dict) else None
+
+
+def _base(source: str) -> str:
+    """Returns a source without the folders of the machine it was built on."""
+    return os.path.basename(source)
+
+
+def _cards(report: Json) -> list[tuple[str, str, str]]:
+    summary, rows = report["summary"], report["parity"]["rows"]
+    counts = {status: sum(row["status"] == status for row in rows) for status in ("ok", "fail", "not run")}
+    worst = max(
+        (row for row in rows if _number(row["ratio"]) is not None),
+        key=lambda r: _number(r["ratio"]) or 0.0,
+        default=None,
+    )
+    cards = [
+        ("attentions", f"{summary['fused'] + summary['already']} of {summary['found']}", "are one operator"),
+        ("parity", f"{counts['ok']} ok", f"{counts['fail']} failed, {counts['not run']} not run"),
+    ]
+    if worst:
+        cards.append(
+            ("error / budget", f"{_number(worst['ratio']):.2f}", f"largest: {worst['stage']}, {worst['case']}")
+        )
+    kernels = [kernel["fused"] for engine in report["engines"] for kernel in engine["attentions"].values()]
+    if kernels:
+        made = f"in {len(report['engines'])} engines are one fused kernel"
+        cards.append(("kernels", f"{kernels.count(True)} of {len(kernels)}", made))
+    return cards
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _matrix(parity: Json) -> dict[str, Any]:
+    rows = parity["rows"]
+    cells = {(row["case"], row["stage"]): _cell(row) for row in rows}
+    stages = list(dict.fromkeys(row["stage"] for row in rows))
+    cases = list(dict.fromkeys(row["case"] for row in rows))
+    return {
+        "stages": stages,
+        "lines": [(case, [cells.get((case, stage), ("", "none", "")) for stage in stages]) for case in cases],
+        "failed": [row for row in rows if row["status"] == "fail"],
+    }
+
+
+def _cell(row: Json) -> tuple[str, str, str]:
+    """Returns the text, the class and the explanation of a cell."""
+    if row["status"] == "not run":
+        return "NOT RUN", "not-run", row["reason"]
+    ratio = _number(row["ratio"])
+    if row["status"] == "ok":
+        return (
+            "ok" if ratio is None else f"ok {ratio:.2f}",
+            "ok",
+            row["reason"] or "error over budget where it is largest",
+        )
+    nan = "nan" in (row["expected"], row["actual"]) or "NaN" in row["reason"]
+    return "NaN" if nan else "fail" if ratio is None else f"fail {ratio:.3g}", "nan" if nan else "fail", row["reason"]
+
+
+def _provenance(report: Json, record: Json) -> list[tuple[str, str]]:
+    parts = record.get("parts", {})
+    spec = report["spec"]
+    versions = [f"{name} {parts[name]}" for name in _VERSIONED if parts.get(name) not in (None, "not installed")]
+    return [
+        ("source", _base(str(spec.get("source")))),
+        ("truth", report["truth"]),
+        ("target", f"{spec.get('target')}, {spec.get('dtype')}"),
+        ("opset written", f"{report['opset']} by {report['exporter']}"),
+        ("engine builder", report["builder"] or "none"),
+        ("SM", ", ".join(str(engine["sm"]) for engine in report["engines"]) or "none"),
+        ("GPUs here", parts.get("gpus", "not recorded")),
+        ("versions", ", ".join(versions) or "not recorded"),
+        ("took", _took(report)),
+        ("digest of the request", report["digest"]),
+    ]
+
+
+def _took(report: Json) -> str:
+    seconds, memory = report.get("seconds"), report.get("memory")
+    parts = [] if seconds is None else [f"{seconds:.1f} s"]
+    return ", ".join(parts if memory is None else [*parts, f"{memory / 2**20:.0f} MiB at its peak"]) or "not recorded"
+
+
+def _latency(report: Json, bench: Json | None) -> list[dict[str, Any]]:
+    """Returns a pair of bars for each case of a bench: before and after, in milliseconds."""
+    found = []
+    for case in (bench or {}).get("cases", []):
+        times = latency.before_and_after(case)
+        if times:
+            top = max(times)
+            found.append({"name": case["name"], "before": times[0], "after": times[1], "top": top})
+    return found
+
+
+def _plots(bench: Json | None) -> list[Any]:
+    if not bench:
+        return []
+    from markupsafe import Markup
+
+    from export.report import bench_plot
+
+    return [Markup(plot(dict(bench))) for plot in (bench_plot.speedup, bench_plot.roofline)]

@@ -1,0 +1,189 @@
+"""The page: made of JSON alone, small, needing no network, and safe whatever a model's names hold."""
+
+import json
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from test_terminal import REPORT
+
+from export.pictures import heat
+from export.report import html
+from export.report.html import page
+from export.report.html.layout import layout
+
+NASTY = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\u2028\"'&"
+
+
+class Tags(HTMLParser):
+    """Collects start tags, and the text of each script."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def drawing(count: int, *, word: str = "MatMul") -> dict[str, object]:
+    nodes = [{"op": word, "name": f"node_{i}", "shape": "2x4x16x64", "note": "", "kind": "mask"} for i in range(count)]
+    edges = [[i, i - 1] for i in range(1, count)] + [[i, i // 2] for i in range(6, count)]
+    return {"nodes": nodes, "edges": edges, "left_out": 3}
+
+
+def pictured(names: list[str], heads: int) -> dict[str, object]:
+    cells = heat.cells_for(heads * len(names), 600_000)
+    weights = np.random.default_rng(0).random((heads, cells, cells))
+    maps = {kind: heat.packed(weights) for kind in ("reference", "fused", "difference")}
+    shape = {"element": 0, "heads": heads, "queries": cells, "keys": cells, "cells": [cells, cells]}
+    block = {
+        "before": drawing(40),
+        "after": drawing(12),
+        "not_run": None,
+        "weights": {**shape, **maps, "seen": heat.packed(weights[:1])},
+        "error": {"tensor": "y", **heat.errors(weights, weights + 1e-7)},
+    }
+    return {
+        "schema": 1,
+        "sizes": {"batch": 2},
+        "reference": "float64",
+        "fused": "fp16",
+        "blocks": dict.fromkeys(names, block),
+    }
+
+
+def made_of(data: dict[str, object], **more: object) -> str:
+    return page.of_json(json.loads(json.dumps(data)), folder="net", **more)
+
+
+def with_names(value: object) -> object:
+    """Every string that a model or a user decides becomes nasty."""
+    kept = {"status", "masked_rows", "rope", "cache", "code", "kind"}
+    if isinstance(value, dict):
+        return {k: v if k in kept else with_names(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [with_names(item) for item in value]
+    return f"{value}{NASTY}" if isinstance(value, str) else value
+
+
+def test_names_of_a_model_are_text_and_never_markup() -> None:
+    data = with_names(json.loads(json.dumps(REPORT.as_json())))
+    names = [row["name"] for row in data["attentions"]]
+    text = made_of(data, pictures=with_names(pictured(names, 2)) | {"blocks": pictured(names, 2)["blocks"]})
+    tags = Tags(text).found
+    assert [name for name, _ in tags].count("script") == 3, "two of data and one of code"
+    assert not [name for name, _ in tags if name == "img"]
+    assert not [key for _, attributes in tags for key in attributes if key.startswith("on")]
+    assert "alert(1)" in text, "it is there, as text"
+
+
+def test_the_page_loads_nothing() -> None:
+    text = made_of(REPORT.as_json())
+    for _, attributes in Tags(text).found:
+        assert not [v for k, v in attributes.items() if k in ("src", "href") and not v.startswith(("#", "data:"))]
+    assert "default-src 'none'" in text
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", text)
+
+
+def test_thirty_two_layers_of_thirty_two_heads_are_below_two_megabytes() -> None:
+    from dataclasses import replace
+
+    rows = tuple(replace(REPORT.attentions[0], name=f"layer_{i}/attn") for i in range(32))
+    data = replace(REPORT, attentions=rows).as_json()
+    text = made_of(data, pictures=pictured([row.name for row in rows], 32))
+    assert 500_000 < len(text.encode()) < 2_000_000
+
+
+def test_a_failing_build_says_why_and_where() -> None:
+    text = made_of(REPORT.as_json())
+    assert "FAILED" in text and "Why it failed" in text
+    assert "Worst at y[0, 2]: 1.9, float64 has 1.0, budget 0.0004." in text
+    assert '<td class="fail" title="3 elements lie outside.">fail 2.25e+03</td>' in text
+    assert '<td class="not-run" title="no GPU">NOT RUN</td>' in text
+
+
+def test_nan_is_told_from_a_wrong_number() -> None:
+    row = {"status": "fail", "ratio": "inf", "expected": 1.0, "actual": "nan", "reason": "", "case": "a", "stage": "b"}
+    assert page._cell(row)[:2] == ("NaN", "nan")
+
+
+def test_the_command_builds_the_same() -> None:
+    import argparse
+    import shlex
+
+    from export.commands.build import configure, spec_of
+    from export.spec import Spec
+
+    spec = Spec(
+        "net.py:make",
+        target="ort",
+        dtype="fp32",
+        shapes={"batch": "1:2:8"},
+        further_profiles=("batch=2:3:4",),
+        require="all",
+        verify=False,
+    )
+    words = shlex.split(page.command(spec.as_dict()))
+    assert words[:4] == ["python", "-m", "export", "build"]
+    parser = argparse.ArgumentParser()
+    configure(parser)
+    assert spec_of(parser.parse_args(words[4:])) == spec
+
+
+@pytest.mark.parametrize("count", [1, 7, 40])
+def test_nodes_stand_in_layers_without_overlap_and_edges_point_down(count: int) -> None:
+    placed = layout(drawing(count))
+    nodes = placed["nodes"]
+    assert len(nodes) == count
+    for at, one in enumerate(nodes):
+        assert one["x"] - one["w"] / 2 >= 0 and one["x"] + one["w"] / 2 <= placed["width"]
+        for other in nodes[at + 1 :]:
+            apart = abs(one["x"] - other["x"]) >= (one["w"] + other["w"]) / 2 - 1
+            assert one["y"] != other["y"] or apart, (one["name"], other["name"])
+    for points in placed["edges"]:
+        assert all(low[1] < high[1] for low, high in pairwise(points))
+
+
+def test_maps_keep_peaks_and_nan() -> None:
+    import base64
+
+    maps = np.array([[[0.0, 0.5], [np.nan, 1.0]]])
+    packed = heat.packed(maps)
+    assert packed["peak"] == 1.0
+    assert list(base64.b64decode(packed["cells"])) == [0, 127, heat.NONE, 254]
+    assert heat.pooled(np.eye(100)[None], 10).shape == (1, 10, 10)
+    assert heat.pooled(np.eye(100)[None], 10).max() == 1.0
+
+
+def test_errors_name_the_worst_element() -> None:
+    expected = np.zeros((2, 3))
+    actual = expected.copy()
+    actual[1, 2], actual[0, 1] = 3e-4, np.nan
+    found = heat.errors(actual, expected)
+    assert (found["worst"], found["max"], found["zeros"], found["misplaced"]) == ([1, 2], 3e-4, 4, 1)
+    assert found["counts"][-4 - found["decades"][0]] == 1
+
+
+def test_a_folder_that_is_none_is_refused(tmp_path) -> None:
+    from export.errors import UsageError
+
+    with pytest.raises(UsageError, match="is not an artifact folder"):
+        html.render(tmp_path)
+
+
+def test_a_notebook_shows_reports_and_escapes_them() -> None:
+    from dataclasses import replace
+
+    from export.fusing import Fused
+
+    report = replace(REPORT, attentions=(replace(REPORT.attentions[0], name=NASTY),))
+    fused = Fused(None, report.attentions, ())
+    for shown in (report, report.parity, fused):
+        text = shown._repr_html_()
+        tags = {name for name, _ in Tags(text).found}
+        assert "table" in tags and not tags & {"script", "img"}
+    assert "FAILED" in report._repr_html_() and "2.25e+03" in report._repr_html_()
