@@ -65,6 +65,7 @@ tables: setup
 	$(BIN)/python benchmarks/fusion.py --render
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/whole_models.py --render
+	$(BIN)/python benchmarks/large_model.py --render
 
 clean:
 	rm -rf out build dist *.egg-info .mypy_cache .ruff_cache
