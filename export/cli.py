@@ -28,6 +28,7 @@ VERBS = {
     "check": "judge an artifact folder again: file digests and parity",
     "run": "run a model or an artifact folder on a provider",
     "bench": "time a model, a form or a shape set beside its peers, every answer checked",
+    "bisect": "find the first tensor where two models part, the node that makes it, and the likely cause",
     "diff": "compare two artifact folders: fusions, errors, engines, versions, sizes; hold a lock of fusions",
     "report": "write report.html of an artifact folder again, from its JSON files",
     "view": "draw the attention weights of a fused model as an HTML page or a PNG file",

@@ -59,8 +59,8 @@ def of_file(model: ir.Model, path: Path, dtype: str, feeds: "Feeds") -> Measure:
     def own(feeds: "Feeds") -> "Arrays":
         return session().run(feeds)
 
-    moved = (partial(_run_moved, own, dtype, seed) for seed in range(MOVED_RUNS))
-    return Measure(truth.run, truth.how, (own, *moved))
+    again = (partial(_run_moved, own, dtype, seed) for seed in range(MOVED_RUNS))
+    return Measure(truth.run, truth.how, (own, *again))
 
 
 def of_converted(converted: Converted, dtype: str, feeds: "Feeds") -> Measure:
@@ -95,22 +95,22 @@ def expected(exact: "Arrays", runs: "Sequence[Arrays]") -> "tuple[Expected, ...]
 
 
 def _run_moved(run: "Run", dtype: str, seed: int, feeds: "Feeds") -> "Arrays":
-    return run(_moved(feeds, dtype, seed))
+    return run(moved(feeds, dtype, seed))
 
 
-def _moved(feeds: "Feeds", dtype: str, seed: int) -> "Arrays":
+def moved(feeds: "Feeds", dtype: str, seed: int) -> "Arrays":
     """Returns the feeds, each number moved by up to one unit in the last place, as rounding may move any input."""
     import numpy as np
 
     from export.parity.precision import precision
 
     generator = np.random.default_rng(seed)
-    moved = {}
+    found = {}
     for name, array in feeds.items():
         if not array.dtype.name.startswith(("float", "bfloat")):
-            moved[name] = array
+            found[name] = array
             continue
         wide = array.astype(np.float64)
         step = generator.uniform(-1, 1, array.shape) * precision(dtype).ulp(wide)
-        moved[name] = np.asarray(wide + step).astype(array.dtype)
-    return moved
+        found[name] = np.asarray(wide + step).astype(array.dtype)
+    return found

@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from engines import feeds as feeding
-from engines.runner import TensorSpec
-from export import external_data, model_file, onnx_judge, onnx_measure
+from export import external_data, model_file, onnx_cases, onnx_judge, onnx_measure
 from export.errors import ToolkitError, UsageError
 from export.ort_view import open_graph
 from export.precision import yardstick
 from export.precision.convert import convert
-from export.subject import Exported, Tensor, of_defaults
+from export.subject import Exported, of_defaults
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
 WIDENED = "exported-widened"
 """The stage of a graph in bf16 that ONNX Runtime's CPU provider can run: in float32, which shows all but rounding."""
 
-_PRIMES = (7, 11, 5, 13)
 _PIECE = 1 << 24  # numbers looked at at once: what a comparison of all weights returns would not be small
 _DTYPES = {ir.DataType.FLOAT16: "fp16", ir.DataType.BFLOAT16: "bf16", ir.DataType.FLOAT: "fp32"}
 
@@ -89,7 +86,7 @@ class OnnxSubject:
         opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
         return Exported(
             model,
-            tuple(_tensor(value) for value in graph.inputs if value.name not in weights),
+            tuple(onnx_cases.tensor(value) for value in graph.inputs if value.name not in weights),
             tuple(str(value.name) for value in graph.outputs),
             opset,
             " ".join(filter(None, (model.producer_name, model.producer_version))) or "an unnamed exporter",
@@ -114,7 +111,7 @@ class OnnxSubject:
         for corner in range(3):
             sizes = {name: sizes[corner] for name, sizes in dims.items()}
             try:
-                runner.run(self._as_in_the_file(self._draw(exported, sizes, self._seed)))
+                runner.run(self._as_in_the_file(onnx_cases.draw(exported.inputs, sizes, self._seed)))
             except ToolkitError as error:
                 text = ", ".join(f"{name}={size}" for name, size in sizes.items())
                 hint = of_defaults(dims, defaulted)
@@ -137,7 +134,7 @@ class OnnxSubject:
             return ParityReport(
                 tuple(ParityRow("typical", s, NOT_RUN, reason=reason) for s in stages), self._dtype, masked_rows
             )
-        cases = list(self._cases(exported, profile))
+        cases = list(onnx_cases.cases(exported.inputs, profile, self._seed))
         if self._dtype == "bf16":
             stages = {WIDENED: yardstick.widened(exported.model), **stages}
         self._how, rows = onnx_judge.judged(
@@ -147,7 +144,7 @@ class OnnxSubject:
 
     def feeds(self, exported: Exported, profile: Mapping[str, tuple[int, int, int]]) -> "Iterator[tuple[str, Arrays]]":
         """Returns the cases as they are drawn."""
-        return self._cases(exported, profile)
+        return onnx_cases.cases(exported.inputs, profile, self._seed)
 
     def whole(self, exported: Exported) -> "Truth":
         """Returns the file in float64."""
@@ -157,7 +154,7 @@ class OnnxSubject:
 
     def draw(self, exported: Exported, sizes: Mapping[str, int]) -> "Arrays":
         """Returns random inputs at these sizes of its dimensions."""
-        return self._draw(exported, sizes, self._seed)
+        return onnx_cases.draw(exported.inputs, sizes, self._seed)
 
     def expected(self, feeds: "Arrays") -> "tuple[Expected, ...]":
         """Returns what each output must be for these feeds, at the file's own dtype.
@@ -179,46 +176,6 @@ class OnnxSubject:
             return feeds
         half = ("float16", "bfloat16")
         return {name: x.astype("float32") if x.dtype.name in half else x for name, x in feeds.items()}
-
-    def _cases(self, exported: Exported, profile: Mapping[str, tuple[int, int, int]]) -> "Iterator[tuple[str, Arrays]]":
-        def sizes(batch: int | None = None, lengths: tuple[int, ...] = ()) -> dict[str, int]:
-            found: dict[str, int] = {}
-            for i, (name, (low, opt, high)) in enumerate(profile.items()):
-                want = batch if "batch" in name.lower() else lengths[i % len(lengths)] if lengths else None
-                found[name] = min(max(opt if want is None else want, low), high)
-            return found
-
-        plans = {
-            "typical": sizes(),
-            "one-token": sizes(lengths=(1,)),
-            "one-batch": sizes(1),
-            "odd": sizes(3, _PRIMES),
-            "profile-max": {name: high for name, (_, _, high) in profile.items()},
-        }
-        seen: list[dict[str, int]] = []
-        for seed, (name, plan) in enumerate(plans.items()):
-            if plan not in seen:
-                seen.append(plan)
-                yield name, self._draw(exported, plan, self._seed + seed)
-
-    def _draw(self, exported: Exported, sizes: Mapping[str, int], seed: int) -> "Arrays":
-        specs = [TensorSpec(t.name, t.dtype, t.shape) for t in exported.inputs]
-        drawn = feeding.random_feeds(specs, sizes, seed)
-        for name, array in drawn.items():
-            if "mask" in name.lower() and array.dtype.kind in "iu" and array.ndim:
-                kept = array % 2  # an integer mask is 1 = keep; the first key stays so that no row is empty
-                kept[..., 0] = 1
-                drawn[name] = kept
-        return drawn
-
-
-def _tensor(value: ir.Value) -> Tensor:
-    shape: list[int | str] = []
-    for axis, dim in enumerate(value.shape or ()):
-        size = dim if isinstance(dim, int) else dim.value
-        shape.append(f"{value.name}.{axis}" if size is None else size)
-    dtype = value.dtype or ir.DataType.UNDEFINED
-    return Tensor(str(value.name), dtype.numpy().name if dtype != ir.DataType.UNDEFINED else "", tuple(shape))
 
 
 def _refuse_unknown(model: ir.Model, path: Path) -> None:
