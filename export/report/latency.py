@@ -35,12 +35,17 @@ def load(path: Path) -> dict[str, Any] | None:
 
 
 def before_and_after(case: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Returns the median times in milliseconds of a case's exported graph and of what became of it, if both are."""
-    rows = {row.get("stage"): row for row in case["rows"] if row.get("status") == "timed" and row.get("timing")}
-    after = next((rows[stage] for stage in _AFTER if stage in rows), None)
-    if "exported" not in rows or after is None:
-        return None
-    return float(rows["exported"]["timing"]["p50_ms"]), float(after["timing"]["p50_ms"])
+    """Returns the median times in milliseconds of a case's exported graph and of what became of it.
+
+    Both are of one export, the first that has both; None where none has.
+    """
+    timed = [row for row in case["rows"] if row.get("status") == "timed" and row.get("timing")]
+    for route in dict.fromkeys(row.get("route") for row in timed):
+        rows = {row.get("stage"): row for row in timed if row.get("route") == route}
+        after = next((rows[stage] for stage in _AFTER if stage in rows), None)
+        if "exported" in rows and after is not None:
+            return float(rows["exported"]["timing"]["p50_ms"]), float(after["timing"]["p50_ms"])
+    return None
 
 
 def of_attention(report: Report, row: Attention) -> str:

@@ -130,7 +130,9 @@ def test_axe_finds_nothing_serious(page: Any, theme: str, opened: bool) -> None:
     page.execute_script((Path(axe.__file__).parent / "axe.min.js").read_text(encoding="utf-8"))
     assert serious(page) == []
     where = "drawer-body" if opened else "attentions"
-    page.execute_script(f"document.getElementById('{where}').innerHTML += '<p style=color:#888;background:#999>x</p>'")
+    page.execute_script(
+        f"document.getElementById('{where}').innerHTML += '<p style=color:#888;background:#999>hardly readable</p>'"
+    )
     assert [name for name, _ in serious(page)] == ["color-contrast"], "axe sees what is wrong"
 
 

@@ -187,3 +187,24 @@ def test_a_notebook_shows_reports_and_escapes_them() -> None:
         tags = {name for name, _ in Tags(text).found}
         assert "table" in tags and not tags & {"script", "img"}
     assert "FAILED" in report._repr_html_() and "2.25e+03" in report._repr_html_()
+
+
+def test_latency_is_of_one_export_and_bars_are_in_proportion() -> None:
+    from pathlib import Path
+
+    def row(route: str, stage: str, p50: float) -> dict[str, object]:
+        return {"route": route, "stage": stage, "status": "timed", "timing": {"p50_ms": p50}}
+
+    from export.report.latency import before_and_after
+
+    rows = [row("a", "exported", 9.0), row("b", "exported", 4.0), row("b", "fused", 2.0)]
+    assert before_and_after({"rows": rows}) == (4.0, 2.0)
+    assert before_and_after({"rows": rows[:2]}) is None
+    measured = Path(__file__).parents[2] / "benchmarks" / "results" / "speed-padded-b1.json"
+    text = made_of(REPORT.as_json(), bench=json.loads(measured.read_text()))
+    widths = [float(width) for width in re.findall(r"<i style=\"width:([\d.]+)%", text)]
+    times = [float(time) for time in re.findall(r"<b>([\d.]+) ms", text)]
+    assert len(widths) == len(times) == 4
+    for (a, b), (x, y) in zip((widths[:2], widths[2:]), (times[:2], times[2:]), strict=True):
+        assert a / b == pytest.approx(x / y, rel=0.02)
+    assert text.count("<svg") == 2, "speed-up and roofline"

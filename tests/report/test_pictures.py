@@ -91,6 +91,7 @@ def test_view_writes_a_page_or_a_picture(files: tuple[Path, Path], ending: str, 
     if ending == "png":
         assert content.startswith(b"\x89PNG") and len(content) > 5000
     else:
+        assert b"6 queries x 6 keys" in content
         assert b"<b>" not in content and b"\\u003cb\\u003e" in content
 
 
