@@ -155,6 +155,16 @@ def test_an_input_that_makes_angles_only_stays_float32() -> None:
     assert converted.graph.outputs[0].dtype == HALF
 
 
+@pytest.mark.parametrize("constant", ["1e9", "1e-9"])
+def test_a_constant_that_half_precision_cannot_hold_keeps_its_step_in_float32(constant: str) -> None:
+    text = f"""<ir_version: 10, opset_import: ["": 18]> g (float[b, 4] x) => (float[b, 4] y)
+    {{ c = Constant<value = float {{{constant}}}>() [far] m = Mul(x, c) [back] y = Div(m, c) }}"""
+    converted = checked(ir.from_onnx_text(text)).model
+    assert types(converted)["far"] == FLOAT
+    x = RNG.standard_normal((2, 4)).astype("f2")
+    assert (run(converted, {"x": x}) == x).all()
+
+
 def test_bodies_of_control_flow_stay_float32() -> None:
     text = """<ir_version: 10, opset_import: ["": 18]> g (bool c, float[b, 4] x) => (float[b, 4] y)
     <float[4, 4] w = {1.,0.,0.,0., 0.,2.,0.,0., 0.,0.,3.,0., 0.,0.,0.,4.}> {
