@@ -8,6 +8,8 @@ PACKAGES = (
     "numpy",
     "ml_dtypes",
     "sympy",
+    "jinja2",
+    "rich",
     "onnx",
     "onnx-ir",
     "onnx-shape-inference",

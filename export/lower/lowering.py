@@ -118,6 +118,7 @@ def lower(
         infer(lowered)
     if row.flat and found:
         _read_sizes(lowered)
+        found = [node for node in found if node.graph is not None]  # one that nothing reads is swept away
     names, older = _names(lowered), {id(n) for g in graphs(lowered) for n in g}
     found, narrowed = cast_back(
         found, row, precision, lambda n: _free(f"{n.name or n.outputs[0].name}/{row.name}", names)

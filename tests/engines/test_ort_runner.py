@@ -195,7 +195,7 @@ class TestProvider:
 
         class FellBack:
             def __init__(self, *args: object, **kwargs: object) -> None:
-                assert kwargs["providers"][0] == "CUDAExecutionProvider"
+                assert kwargs["providers"][0] == ("CUDAExecutionProvider", {"use_tf32": "0"})
                 assert kwargs["enable_fallback"] == 0
 
             def get_providers(self) -> list[str]:

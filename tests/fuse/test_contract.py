@@ -68,7 +68,7 @@ def test_the_report_has_the_contract_names_and_types() -> None:
         "source", "verify",
     ]  # fmt: skip
     assert [n for n in fused if n in names] == names == [n for n in kept if n in names]
-    assert set(fused) - set(names) <= {"masked_rows", "cache", "change"}
+    assert set(fused) - set(names) <= {"masked_rows", "cache", "change", "trail", "block"}
     assert set(fused["verify"]) == {"max_error", "budget", "cases"}
     assert 0 <= fused["verify"]["max_error"] <= fused["verify"]["budget"] < 1e-2
     del fused["verify"]
