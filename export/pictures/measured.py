@@ -136,6 +136,7 @@ def _numbers(
     truth = onnx_truth.of(old.model, feeds)
     exact = truth.run(feeds)
     content["reference"] = truth.how
+    del truth  # its weights, before those of the fused graph are opened
     wide = onnx_truth.widened(new.model, ir.DataType.FLOAT) if dtype == "bf16" else new.model
     content["fused"] = f"{'float32' if dtype == 'bf16' else dtype} on ONNX Runtime's CPU provider"
     seen = _run(wide, feeds)
