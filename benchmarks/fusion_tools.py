@@ -1,11 +1,8 @@
 """The three tools that fuse attention in an ONNX file, each as one function from a file to a graph."""
 
 import contextlib
-import io
-import logging
 import signal
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -15,6 +12,8 @@ from typing import Any
 
 import onnx
 import onnx_ir as ir
+
+from export.bench.quiet import quiet
 
 HEADS, HIDDEN = 4, 64
 """What the corpus' models have; ONNX Runtime's optimizer finds them by itself in few graphs."""
@@ -130,7 +129,7 @@ def measured(run: Callable[[], Any], limit: float, how: str = "") -> Made:
     """
     start = time.process_time()
     try:
-        with _quiet(), _limited(limit):
+        with quiet(), _limited(limit):
             made = run()
         seconds = time.process_time() - start
         model = made if isinstance(made, ir.Model) else ir.from_proto(made)
@@ -153,22 +152,6 @@ def _limited(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.signal(signal.SIGPROF, before)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _first_line(error: Exception) -> str:

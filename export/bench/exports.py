@@ -1,15 +1,12 @@
 """The plain export of a module to a file: PyTorch's own exporters at their usual opsets, batch and length free."""
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from export.bench.contender import Unavailable
+from export.bench.quiet import quiet
 
 ROUTES: Mapping[str, tuple[str, int]] = MappingProxyType(
     {"torchscript-17": ("torchscript", 17), "dynamo-18": ("dynamo", 18), "dynamo-23": ("dynamo", 23)}
@@ -39,7 +36,7 @@ def export(module: Any, inputs: Mapping[str, Any], route: str, path: Path) -> Pa
     axes = {name: {axis: word for axis, word in AXES.items() if axis < x.ndim} for name, x in inputs.items()}
     names, args = list(small), tuple(small.values())
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad():
             if exporter == "torchscript":
                 torch.onnx.export(
                     module,
@@ -73,15 +70,3 @@ def _small(x: Any) -> Any:
     if x.shape[0] < _SMALL[0]:
         x = x.expand(_SMALL[0], *x.shape[1:])
     return x[: _SMALL[0]].contiguous() if x.ndim == 1 else x[: _SMALL[0], : _SMALL[1]].contiguous()
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -1,17 +1,13 @@
 """What the tools make of one ONNX file: this project, onnxscript's ort_fusions, ONNX Runtime's optimizer."""
 
-import contextlib
-import gc
-import io
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 import onnx_ir as ir
 
 from export.bench.contender import Unavailable
+from export.bench.quiet import quiet
 
 SUITED = ("bert", "gpt2", "gpt_neox", "phi", "unet", "vit")
 """The model types of ONNX Runtime's optimizer that are tried; of those that give a graph, the one with most attention
@@ -43,7 +39,7 @@ def onnxscript(path: Path) -> bytes:
     from onnxscript.rewriter.ort_fusions import optimize_for_ort
 
     try:
-        with _quiet():
+        with quiet():
             made, _ = optimize_for_ort(ir.load(path))
             return _bytes(made)
     except Exception as error:  # a tool's failure is its answer
@@ -65,7 +61,7 @@ def ort_optimizer(path: Path, heads: int, width: int) -> bytes:
 
     found: dict[bytes, int] = {}
     failure = "ONNX Runtime's optimizer knows none of the model types that were tried"
-    with _quiet():
+    with quiet():
         for kind in (k for k in SUITED if k in optimizer.MODEL_TYPES):
             try:
                 made = optimizer.optimize_model(str(path), kind, num_heads=heads, hidden_size=width, opt_level=0).model
@@ -98,20 +94,3 @@ def _bytes(model: ir.Model) -> bytes:
 def _said(tool: str, error: Exception) -> str:
     lines = str(error).strip().splitlines() or ["no message"]
     return f"{tool} raised {type(error).__name__}: {lines[0][:160]}"
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-            gc.collect()  # the folders that a tool leaves to the collector warn when they go
-    finally:
-        logging.disable(before)
