@@ -6,7 +6,7 @@
 # make gpu     every test that needs an NVIDIA GPU -> benchmarks/results/gpu.json; without one it says what did not run
 # make bench   the eight cases of attention timed beside every peer, each answer checked (eight minutes on two cores)
 # make lint    ruff and mypy
-# make tables  the README's generated tables and transcripts, written again
+# make tables  the generated tables and transcripts of README.md and docs/, written again
 # PYTHON=...   the Python (3.11 or newer) that .venv is made with
 
 .DELETE_ON_ERROR:
@@ -59,9 +59,10 @@ lint: setup
 	$(BIN)/mypy
 
 tables: setup
-	$(BIN)/python tests/readme.py
+	$(BIN)/python tests/pages.py
 	$(BIN)/python tests/forms_table.py --jobs $(WORKERS)
 	$(BIN)/python tests/lower/targets_table.py
+	$(BIN)/python tests/fuse/rules_table.py
 	$(BIN)/python benchmarks/fusion.py --render
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/whole_models.py --render

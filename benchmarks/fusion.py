@@ -5,7 +5,8 @@ Each export of a sample of `tests/corpus` (`SAMPLE`; `--all` takes all of it) is
 limit on its process time. A block counts as fused if it is one attention operator, as right if that graph gives what
 PyTorch gives (or what the export gives, where an exporter errs), as `make corpus` judges it; a graph with fused blocks
 that gives something else, or does not run, is wrong, and no tool says so. A second part times the pass alone on deep
-models. The results go to benchmarks/results/fusion.json; the README's tables are made of it.
+models. The results go to benchmarks/results/fusion.json; the tables of docs/measurements.md and the README's sentence
+are made of it.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from typing import Any
 import fusion_passes
 import fusion_tools
 from fusion_passes import timed
-from fusion_table import markdown, with_table
+from fusion_table import markdown, sentence, with_table
 from fusion_tools import ATTENTION, TOOLS, Made, blocks
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -33,7 +34,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "corpus"))
 
 RESULTS = Path(__file__).parent / "results" / "fusion.json"
-README = ROOT / "README.md"
+PAGE, README = ROOT / "docs" / "measurements.md", ROOT / "README.md"
 PACKAGES = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime-gpu", "onnx-shape-inference")
 SAMPLE = (
     "bert", "distilbert", "mpnet", "deberta_v2", "modernbert", "clip_text", "gpt2", "gpt_neox", "gptj", "bloom",
@@ -128,7 +129,7 @@ def machine() -> str:
 
 
 def main(words: list[str]) -> int:
-    """Measures what is named, everything by default, and writes the JSON and the README."""
+    """Measures what is named, everything by default, and writes the JSON and the pages."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", help=f"architectures (default: {' '.join(SAMPLE)})")
     parser.add_argument("--all", action="store_true", help="every architecture of the corpus")
@@ -140,7 +141,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("-o", "--out", type=Path, default=RESULTS)
     parser.add_argument("--add", action="store_true", help="keep what the JSON holds of other exports and depths")
-    parser.add_argument("--render", action="store_true", help="only write the README from the JSON")
+    parser.add_argument("--render", action="store_true", help="only write the pages from the JSON")
     args = parser.parse_args(words)
     if not args.render:
         args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +149,9 @@ def main(words: list[str]) -> int:
         for results in measured(args, words, held):  # written as it grows: it takes an hour or more
             args.out.write_text(json.dumps(results, indent=1) + "\n")
     if args.out == RESULTS:
-        README.write_text(with_table(README.read_text(), markdown(json.loads(RESULTS.read_text()))))
+        results = json.loads(RESULTS.read_text())
+        for page, text in ((PAGE, markdown(results)), (README, sentence(results))):
+            page.write_text(with_table(page.read_text(), text))
     else:
         print(markdown(json.loads(args.out.read_text())))
     return 0

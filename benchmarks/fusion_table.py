@@ -1,4 +1,4 @@
-"""The README's side-by-side tables, made of the benchmark's JSON."""
+"""The side-by-side tables of docs/measurements.md and the README's sentence of them, made of the benchmark's JSON."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ ROUTES = {
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """Returns the README's tables: by route, by architecture, and the pass' time, and how they were measured."""
+    """Returns the page's tables: by route, by architecture, and the pass' time, and how they were measured."""
     rows, tools = results["corpus"], results["tools"]
     seconds = ", ".join(f"{t} {sum(r['tools'][t]['seconds'] for r in rows):.0f} s" for t in tools)
     said = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
@@ -34,9 +34,22 @@ def markdown(results: dict[str, Any]) -> str:
     )
 
 
-def with_table(readme: str, table: str) -> str:
-    """Returns the README with the text between its markers replaced."""
-    head, _, rest = readme.partition(BEGIN)
+def sentence(results: dict[str, Any]) -> str:
+    """Returns what the README says of it."""
+    rows, tools = results["corpus"], results["tools"]
+    exports, blocks, _, *counted = _sums(rows, tools)
+    right, wrong = counted[: len(tools)], counted[len(tools) :]
+    found = [f"{r} by {t} ({w} wrong)" for t, r, w in zip(tools, right, wrong, strict=True)]
+    architectures = len({r["name"] for r in rows})
+    return (
+        f"Of {blocks} attention blocks in {exports} exports of {architectures} architectures, made one operator in a "
+        f"graph that gives what PyTorch gives: {', '.join(found)}.\n"
+    )
+
+
+def with_table(page: str, table: str) -> str:
+    """Returns the page with the text between its markers replaced."""
+    head, _, rest = page.partition(BEGIN)
     _, _, tail = rest.partition(END)
     return f"{head}{BEGIN}\n{table}{END}{tail}"
 

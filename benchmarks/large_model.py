@@ -2,7 +2,7 @@
 
 examples/llama_like.py with hidden size 1536 and 29 layers (1.1 billion random weights), exported in fp16 by PyTorch's
 own exporter, is fused, lowered, built for one SM and judged. `--layers` makes it smaller. Its row goes to
-benchmarks/results/large_model.json, and a line of the README is made of that.
+benchmarks/results/large_model.json, and a line of docs/measurements.md is made of that.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "large_model.json"
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "measurements.md"
 BEGIN, END = "<!-- large model: begin -->", "<!-- large model: end -->"
 HIDDEN, FEED_FORWARD, LAYERS, SM = 1536, 6144, 29, 89
 SHAPES = {"batch": "1:1:1", "length": "1:8:8"}
@@ -46,11 +46,11 @@ def exported(path: Path, layers: int) -> None:
 
 
 def main(words: list[str]) -> int:
-    """Exports, builds, and writes the JSON and the README."""
+    """Exports, builds, and writes the JSON and the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--layers", type=int, default=LAYERS)
     parser.add_argument("--export", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--render", action="store_true", help="only write the README from the JSON")
+    parser.add_argument("--render", action="store_true", help="only write the page from the JSON")
     args = parser.parse_args(words)
     if args.export:
         exported(args.export, args.layers)
@@ -78,18 +78,18 @@ def main(words: list[str]) -> int:
             "row": row | {"source": "exported from examples/llama_like.py"},
         }
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    README.write_text(with_sentence(README.read_text(), markdown(json.loads(RESULTS.read_text()))))
+    PAGE.write_text(with_sentence(PAGE.read_text(), markdown(json.loads(RESULTS.read_text()))))
     return 0
 
 
-def with_sentence(readme: str, sentence: str) -> str:
-    """Returns the README with the text between its markers replaced."""
-    head, _, rest = readme.partition(BEGIN)
+def with_sentence(page: str, sentence: str) -> str:
+    """Returns the page with the text between its markers replaced."""
+    head, _, rest = page.partition(BEGIN)
     return f"{head}{BEGIN}\n{sentence}{END}{rest.partition(END)[2]}"
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """Returns the README's sentence."""
+    """Returns the page's sentence."""
     from export.report.terminal import byte_size
 
     row = results["row"]

@@ -1,4 +1,4 @@
-"""`python benchmarks/speed.py`: the README's table of speed and its two plots, made of the results that are kept.
+"""`python benchmarks/speed.py`: the table of speed in docs/measurements.md and two plots, made of the kept results.
 
 The results are what `python -m export bench` wrote with `-o benchmarks/results/speed-NAME.json`, one file or several of
 one machine and the same versions.
@@ -16,7 +16,7 @@ from export.report import bench_plot, bench_table  # noqa: E402
 from export.report.bench_summary import joined  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results"
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "measurements.md"
 BEGIN, END = "<!-- speed: begin -->", "<!-- speed: end -->"
 
 
@@ -26,23 +26,23 @@ def document() -> dict[str, Any]:
 
 
 def block(kept: dict[str, Any]) -> str:
-    """Returns what stands between the README's markers."""
-    plots = "".join(f"\n![{alt}](benchmarks/results/{name})\n" for name, alt in bench_plot.NAMES.items())
+    """Returns what stands between the page's markers."""
+    plots = "".join(f"\n![{alt}](../benchmarks/results/{name})\n" for name, alt in bench_plot.NAMES.items())
     return f"{BEGIN}\n{bench_table.markdown(kept)}\n{plots}{END}"
 
 
-def with_block(readme: str, text: str) -> str:
-    """Returns the README with the text between its markers replaced."""
-    head, _, rest = readme.partition(BEGIN)
+def with_block(page: str, text: str) -> str:
+    """Returns the page with the text between its markers replaced."""
+    head, _, rest = page.partition(BEGIN)
     _, _, tail = rest.partition(END)
     return f"{head}{text}{tail}"
 
 
 def main() -> int:
-    """Writes the plots and the README."""
+    """Writes the plots and the page."""
     kept = document()
     bench_plot.write(kept, RESULTS)
-    README.write_text(with_block(README.read_text(), block(kept)))
+    PAGE.write_text(with_block(PAGE.read_text(), block(kept)))
     return 0
 
 

@@ -1,7 +1,7 @@
 """`python benchmarks/whole_models.py`: the models of examples/ through `build`, an engine for each architecture.
 
 Each is built from its factory without a cache: exported, fused, lowered, built for every SM, judged against float64.
-What the reports say goes to benchmarks/results/whole_models.json, and the README's table is made of that.
+What the reports say goes to benchmarks/results/whole_models.json, and a table of docs/measurements.md is made of that.
 `tests/test_whole_model_builds.py` builds small versions of both again.
 """
 
@@ -22,7 +22,7 @@ from export.report.terminal import byte_size
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "whole_models.json"
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "measurements.md"
 BEGIN, END = "<!-- whole models: begin -->", "<!-- whole models: end -->"
 MODELS = {"BERT-like": "examples/bert_like.py:make", "LLaMA-like": "examples/llama_like.py:make"}
 SMS = (80, 86, 89, 120)
@@ -117,20 +117,20 @@ def _size(size: int | None) -> str:
     return "-" if size is None else byte_size(size)
 
 
-def with_table(readme: str, table: str) -> str:
-    """Returns the README with the text between its markers replaced."""
-    head, _, rest = readme.partition(BEGIN)
+def with_table(page: str, table: str) -> str:
+    """Returns the page with the text between its markers replaced."""
+    head, _, rest = page.partition(BEGIN)
     _, _, tail = rest.partition(END)
     return f"{head}{BEGIN}\n{table}{END}{tail}"
 
 
 def main(words: list[str]) -> int:
-    """Builds the models that are named (both by default) and writes the JSON and the README."""
+    """Builds the models that are named (both by default) and writes the JSON and the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "models", nargs="*", metavar="MODEL", help=f"of {', '.join(MODELS)}; the others keep their rows"
     )
-    parser.add_argument("--render", action="store_true", help="only write the README from the JSON")
+    parser.add_argument("--render", action="store_true", help="only write the page from the JSON")
     args = parser.parse_args(words)
     unknown = [name for name in args.models if name not in MODELS]
     if unknown:
@@ -150,7 +150,7 @@ def main(words: list[str]) -> int:
                 "rows": [old[name] for name in MODELS if name in old],
             }
             RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    README.write_text(with_table(README.read_text(), markdown(json.loads(RESULTS.read_text()))))
+    PAGE.write_text(with_table(PAGE.read_text(), markdown(json.loads(RESULTS.read_text()))))
     return 0
 
 

@@ -1,7 +1,7 @@
-"""The README's table of forms and targets: `python tests/forms_table.py` builds everything in it and writes it.
+"""The table of forms in docs/forms.md: `python tests/forms_table.py` builds everything in it and writes it.
 
 Every form is built by each of its exporters at each dtype; what the builds said goes to tests/forms_table.json, and the
-table between the markers of README.md is made from that. `tests/test_forms_build.py` builds a part again and compares.
+table between the markers of that page is made from that. `tests/test_forms_build.py` builds a part again and compares.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from export.model import registry
 
 ROOT = Path(__file__).parents[1]
 JSON = Path(__file__).with_suffix(".json")
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "forms.md"
 BEGIN, END = "<!-- forms: begin -->", "<!-- forms: end -->"
 SMS = (89, 120)
 ENGINE_DTYPES = ("fp16", "bf16", "fp32")
@@ -160,20 +160,20 @@ def _reasons(r: Row) -> list[tuple[str, str]]:
     return found
 
 
-def with_table(readme: str, table: str) -> str:
-    """Returns the README with the text between its markers replaced."""
-    head, _, rest = readme.partition(BEGIN)
+def with_table(page: str, table: str) -> str:
+    """Returns the page with the text between its markers replaced."""
+    head, _, rest = page.partition(BEGIN)
     _, _, tail = rest.partition(END)
     return f"{head}{BEGIN}\n{table}{END}{tail}"
 
 
 def main(words: list[str]) -> int:
-    """Builds the rows that are named (all by default) and writes the JSON and the README."""
+    """Builds the rows that are named (all by default) and writes the JSON and the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("forms", nargs="*", help="forms to build again; the others keep their rows")
     parser.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
     parser.add_argument("--dtype", choices=ENGINE_DTYPES, help="build only the engines of this dtype again")
-    parser.add_argument("--render", action="store_true", help="only write the README from the JSON")
+    parser.add_argument("--render", action="store_true", help="only write the page from the JSON")
     args = parser.parse_args(words)
     old = {r["form"]: r for r in json.loads(JSON.read_text())} if JSON.exists() else {}
     names = [] if args.render else args.forms or list(registry.form_names())
@@ -185,7 +185,7 @@ def main(words: list[str]) -> int:
             print(made["form"], made["parity"], {d: _engine(f) for d, f in made["engines"].items()}, flush=True)
     rows = [old[name] for name in registry.form_names() if name in old]
     JSON.write_text(json.dumps(rows, indent=1) + "\n")
-    README.write_text(with_table(README.read_text(), markdown(rows)))
+    PAGE.write_text(with_table(PAGE.read_text(), markdown(rows)))
     return 0
 
 

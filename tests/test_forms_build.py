@@ -1,4 +1,4 @@
-"""Every form, built for real at fp16 for SM 89 and 120, gives the row that the README's table shows.
+"""Every form, built for real at fp16 for SM 89 and 120, gives the row that the table in docs/forms.md shows.
 
 Parity is left to tests/parity, which runs every form through every CPU stage; here it is replaced by one row.
 """

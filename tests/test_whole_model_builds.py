@@ -1,11 +1,10 @@
-"""Whole models through `build`: each attention of examples/ is one fused kernel, as the README shows."""
+"""Whole models through `build`: each attention of examples/ is one fused kernel, as docs/measurements.md shows."""
 
 import json
 import sys
 from pathlib import Path
 
 import pytest
-import readme
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -20,13 +19,13 @@ KINDS = {"BERT-like": ("padding", "none", [12, 12]), "LLaMA-like": ("causal", "q
 
 
 def test_the_table_is_that_of_the_json() -> None:
-    text = readme.README.read_text()
+    text = whole_models.PAGE.read_text()
     assert whole_models.BEGIN in text
     assert text == whole_models.with_table(text, whole_models.markdown(SHOWN))
 
 
 def test_the_sentence_on_the_large_model_is_that_of_its_json() -> None:
-    text, results = readme.README.read_text(), json.loads(large_model.RESULTS.read_text())
+    text, results = large_model.PAGE.read_text(), json.loads(large_model.RESULTS.read_text())
     assert large_model.BEGIN in text
     assert text == large_model.with_sentence(text, large_model.markdown(results))
     assert results["row"]["passed"] and results["row"]["size"] > 2**31 - 1

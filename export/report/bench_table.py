@@ -1,4 +1,4 @@
-"""How a bench reads, on a terminal and in the README: a table a case, what was NOT RUN and why, a table of cases."""
+"""How a bench reads, on a terminal and in the docs: a table a case, what was NOT RUN and why, a table of cases."""
 
 from typing import Any
 
@@ -55,7 +55,7 @@ def summary(document: Document) -> str:
 
 
 def markdown(document: Document) -> str:
-    """Returns the README's table of cases, with what is needed to read and repeat it."""
+    """Returns the docs' table of cases, with what is needed to read and repeat it."""
     rows = [
         "| case | as exported | attnproof | best by hand | best tool, same file | com.microsoft | PyTorch | of floor |",
         "|---|---|---|---|---|---|---|---|",

@@ -1,4 +1,4 @@
-"""The README's table of speed and its plots are those of the kept results."""
+"""The table of speed in docs/measurements.md and its plots are those of the kept results."""
 
 import copy
 import sys
@@ -15,10 +15,11 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import speed  # noqa: E402
 
 
-def test_the_readme_and_the_plots_are_those_of_the_results() -> None:
+def test_the_page_and_the_plots_are_those_of_the_results() -> None:
     kept = speed.document()
-    readme = speed.README.read_text()
-    assert readme == speed.with_block(readme, speed.block(kept))
+    page = speed.PAGE.read_text()
+    assert speed.BEGIN in page
+    assert page == speed.with_block(page, speed.block(kept))
     assert (speed.RESULTS / "speedup.svg").read_text() == bench_plot.speedup(kept)
     assert (speed.RESULTS / "roofline.svg").read_text() == bench_plot.roofline(kept)
 

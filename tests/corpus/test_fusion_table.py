@@ -1,4 +1,4 @@
-"""The README's side-by-side tables are those of the benchmark's JSON, and the benchmark's tools do what they say."""
+"""The side-by-side tables are those of the benchmark's JSON, and the benchmark's tools do what they say."""
 
 import json
 import sys
@@ -18,8 +18,10 @@ from fusion_tools import TOOLS, Made, measured  # noqa: E402
 
 def test_the_tables_are_those_of_the_json() -> None:
     results = json.loads(fusion.RESULTS.read_text())
-    readme = (ROOT / "README.md").read_text()
-    assert readme == fusion.with_table(readme, fusion.markdown(results))
+    for page, shown in ((fusion.PAGE, fusion.markdown(results)), (fusion.README, fusion.sentence(results))):
+        text = page.read_text()
+        assert shown in text
+        assert text == fusion.with_table(text, shown)
     assert {"date", "machine", "versions", "seed", "command", "limits"} <= set(results)
 
 

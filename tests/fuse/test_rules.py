@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import rules_table
 from test_near_misses import ELSEWHERE
 from text_graphs import parse
 
@@ -37,6 +38,16 @@ def test_every_code_has_a_page() -> None:
 def test_every_page_has_a_code() -> None:
     orphans = sorted(set(rules.codes()) - used())
     assert not orphans, f"no source uses {', '.join(orphans)}.{HOW.format(orphans[0])}"
+
+
+def test_docs_list_every_code_once() -> None:
+    text = rules_table.PAGE.read_text()
+    assert text == rules_table.with_tables(text)
+    assert re.findall(r"^\| \[(\w+)\]", text, re.MULTILINE) == sorted(rules.codes(), key=family)
+
+
+def family(code: str) -> tuple[int, str]:
+    return next(at for at, begin in enumerate(rules_table.FAMILIES) if code.startswith(begin)), code
 
 
 @pytest.mark.parametrize("code", rules.codes())

@@ -52,10 +52,7 @@ def test_no_cell_is_wrong_or_unknown() -> None:
                 assert cell["engine"] == "NOT RUN"
 
 
-def test_the_readme_and_the_page_show_the_table() -> None:
-    readme = targets_table.README.read_text()
-    assert targets_table.with_table(readme, targets_table.summary(TABLE)) == readme
-    assert f": {len(FEATURES)} small graphs" in readme
+def test_the_page_shows_the_table() -> None:
     assert targets_table.PAGE.read_text() == targets_table.page(TABLE)
 
 
