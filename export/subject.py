@@ -250,12 +250,16 @@ class ModuleSubject:
         return self._cases
 
     def draw(self, exported: Exported, sizes: Mapping[str, int]) -> "Mapping[str, npt.NDArray[np.generic]]":
-        """Returns inputs as the form or the factory's example has them, padded where the form knows how."""
+        """Returns inputs as the form or the factory's example has them, their masks hiding keys as padding does."""
+        from export.capture import tree
         from export.model.form import Case
+        from export.parity import resize
 
-        padded = self.source.form is not None and "right" in self.source.form.padding
-        case = Case("drawn", dict(sizes), "right" if padded else "none", seed=self._spec.seed)
-        drawn = self.source.draw(case)
+        form = self.source.form
+        padding = "right" if form is not None and "right" in form.padding else "none"
+        drawn = self.source.draw(Case("drawn", dict(sizes), padding, seed=self._spec.seed))
+        if form is None:
+            drawn = resize.padded(drawn, dict(tree.leaves(self.source.inputs)), "right")
         feeds: Mapping[str, npt.NDArray[np.generic]] = exported.raw.flatten(drawn)
         return feeds
 

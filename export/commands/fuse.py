@@ -42,7 +42,7 @@ def reading_flags(parser: argparse.ArgumentParser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Fuses, writes, prints, and judges `--require`."""
     from export import fusing
-    from export.report import attentions, console, files, results
+    from export.report import attentions, console, files, lowering, results
 
     Spec(require=args.require)  # refuses a wrong --require before any work
     if args.report and not Path(args.report).absolute().parent.is_dir():
@@ -59,7 +59,9 @@ def execute(args: argparse.Namespace) -> int:
     failure = fusing.unmet(fused.attentions, args.require)
 
     def human() -> str:
-        steps = "".join(f"lowered {s.attention}: {s.action}: {s.why}\n" for s in fused.steps)
+        steps = "".join(
+            f"lowered {line}\n" for line in lowering.lines((s.attention, s.action, s.why) for s in fused.steps)
+        )
         rows = attentions.render(fused.attentions, rotations=fused.rotations)
         return rows + steps + ("FAILED\n" if failure else "PASSED\n")
 

@@ -16,6 +16,8 @@ LIMIT = 40
 _LINEAR = ("MatMul", "Gemm", "Conv")
 _INTEGERS = (ir.DataType.INT64, ir.DataType.INT32)
 _ATTRIBUTES = ("perm", "axis", "is_causal", "scale", "softcap", "interleaved", "rotary_embedding_dim", "to")
+_SAID_BY_ABSENCE = ("is_causal", "softcap", "interleaved", "rotary_embedding_dim")
+"""Attributes whose 0 is what a node without them does."""
 
 
 def around(end: ir.Value, kinds: Mapping[str, str]) -> dict[str, Any]:
@@ -105,6 +107,8 @@ def _note(node: ir.Node) -> str:
             continue
         if name == "to":
             words.append(f"to {ir.DataType(attribute.as_int()).name.lower()}")
+        elif name in _SAID_BY_ABSENCE and not attribute.value:
+            continue
         elif attribute.type == ir.AttributeType.FLOAT:
             words.append(f"{name} {attribute.as_float():.4g}")
         elif attribute.type == ir.AttributeType.INT:

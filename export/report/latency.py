@@ -5,6 +5,7 @@ measured reads "-".
 """
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,12 @@ def before_and_after(case: Mapping[str, Any]) -> tuple[float, float] | None:
         if "exported" in rows and after is not None:
             return float(rows["exported"]["timing"]["p50_ms"]), float(after["timing"]["p50_ms"])
     return None
+
+
+def how(source: str, folder: str) -> str:
+    """Returns the commands that measure what was not: `source` as `build` was given it, `folder` its artifacts."""
+    measure = shlex.join(["python", "-m", "export", "bench", source, "-o", f"{folder}/{NAME}"])
+    return f"{measure} && {shlex.join(['python', '-m', 'export', 'report', folder])}"
 
 
 def of_attention(report: Report, row: Attention) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from export.report import attentions, decode, table
+from export.report import attentions, decode, lowering, table
 from export.report.record import Report
 
 PASSED, FAILED = "PASSED", "FAILED"
@@ -17,7 +17,7 @@ def render(report: Report) -> str:
         _engines(report),
         decode.render(report.decode),
         _cost(report),
-        _list("lowered", (f"{s.attention}: {s.action}: {s.why}" for s in report.steps)),
+        _list("lowered", lowering.lines((s.attention, s.action, s.why) for s in report.steps)),
         _list("note", report.notes),
         _list("NOT RUN", report.not_run),
         _list("failed", report.failures),

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 
@@ -11,7 +12,7 @@ from test_terminal import REPORT
 
 from export.pictures import heat
 from export.report import html
-from export.report.html import page
+from export.report.html import blocks, matrix, page
 from export.report.html.layout import layout
 
 NASTY = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\u2028\"'&"
@@ -90,8 +91,6 @@ def test_the_page_loads_nothing() -> None:
 
 
 def test_thirty_two_layers_of_thirty_two_heads_are_below_two_megabytes() -> None:
-    from dataclasses import replace
-
     rows = tuple(replace(REPORT.attentions[0], name=f"layer_{i}/attn") for i in range(32))
     data = replace(REPORT, attentions=rows).as_json()
     text = made_of(data, pictures=pictured([row.name for row in rows], 32))
@@ -101,14 +100,36 @@ def test_thirty_two_layers_of_thirty_two_heads_are_below_two_megabytes() -> None
 def test_a_failing_build_says_why_and_where() -> None:
     text = made_of(REPORT.as_json())
     assert "FAILED" in text and "Why it failed" in text
-    assert "Worst at y[0, 2]: 1.9, float64 has 1.0, budget 0.0004." in text
+    assert "Worst at y[0, 2]: 1.9, float64 has 1, budget 0.0004." in text
     assert '<td class="fail" title="3 elements lie outside.">fail 2.25e+03</td>' in text
     assert '<td class="not-run" title="no GPU">NOT RUN</td>' in text
 
 
+def test_a_failing_stage_is_told_once_with_its_other_cases_and_how_to_find_the_node() -> None:
+    rows = [replace(REPORT.parity.rows[3], case=f"case-{ratio}", ratio=float(ratio)) for ratio in (2, 50, 3)]
+    text = made_of(replace(REPORT, parity=replace(REPORT.parity, rows=tuple(rows))).as_json())
+    assert "<strong>fused</strong>, case-50: 3 elements lie outside." in text
+    assert "2 more cases of fused</summary>" in text and "<li>case-3:" in text and "<li>case-2:" in text
+    assert "python -m export bisect net.py:make net/fused.onnx" in text
+    assert "bisect" not in made_of(
+        replace(REPORT, parity=replace(REPORT.parity, rows=REPORT.parity.rows[:3])).as_json()
+    )
+
+
+def test_what_is_long_is_shown_short_and_what_was_not_measured_says_how() -> None:
+    source = "/home/me/some where/net.py:12 in forward: y = softmax(a/b:3)"
+    row = replace(REPORT.attentions[0], source=source, block="layers.0.attention")
+    text = made_of(replace(REPORT, attentions=(row,)).as_json())
+    assert f'title="{source}">net.py:12</td>' in text
+    assert "layers.0.attention</span>" in text and ">2.0 KiB</td>" in text
+    assert blocks.short(None) == "-" and blocks.short("C:\\me\\net.py:3 in f") == "net.py:3"
+    command = "python -m export bench net.py:make -o net/bench.json &amp;&amp; python -m export report net"
+    assert "NOT RUN: a build measures none." in text and command in text
+
+
 def test_nan_is_told_from_a_wrong_number() -> None:
     row = {"status": "fail", "ratio": "inf", "expected": 1.0, "actual": "nan", "reason": "", "case": "a", "stage": "b"}
-    assert page._cell(row)[:2] == ("NaN", "nan")
+    assert matrix.cell(row)[:2] == ("NaN", "nan")
 
 
 def test_the_command_builds_the_same() -> None:
@@ -176,8 +197,6 @@ def test_a_folder_that_is_none_is_refused(tmp_path) -> None:
 
 
 def test_a_notebook_shows_reports_and_escapes_them() -> None:
-    from dataclasses import replace
-
     from export.fusing import Fused
 
     report = replace(REPORT, attentions=(replace(REPORT.attentions[0], name=NASTY),))

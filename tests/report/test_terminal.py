@@ -82,6 +82,13 @@ def test_a_failing_report() -> None:
     assert text.splitlines()[-1] == "FAILED"
 
 
+def test_attentions_that_share_a_change_share_its_line() -> None:
+    steps = tuple(record.Step(f"layer_{i}", "expand mask", "it must be.") for i in range(32))
+    lines = terminal.render(replace(REPORT, steps=(*steps, record.Step("attn", "decompose", "no.")))).splitlines()
+    told = [line for line in lines if line.startswith("lowered")]
+    assert told == ["lowered: layer_0, layer_1 and 30 more: expand mask: it must be.", "lowered: attn: decompose: no."]
+
+
 def test_what_a_build_cost_is_said_of_that_build_only() -> None:
     report = replace(REPORT, seconds=12.34, memory=5 << 20)
     line = "12.3 s in all, 5 MiB of memory in this process at its peak."

@@ -1,11 +1,13 @@
 """One attention as the page shows it: a row of the table, and what its drawer holds."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from export.report.html.layout import layout
 
 Json = Mapping[str, Any]
+_LINE = re.compile(r"(?:.*[/\\\\])?(?P<file>[^/\\\\]+?):(?P<line>\d+)(?: in .*)?$", re.DOTALL)
 
 
 def row(report: Json, attention: Json) -> dict[str, Any]:
@@ -13,6 +15,7 @@ def row(report: Json, attention: Json) -> dict[str, Any]:
     verify = attention["verify"]
     return {
         "name": attention["name"],
+        "block": attention.get("block"),
         "status": attention["status"],
         "code": attention["code"],
         "mask": attention["mask"],
@@ -25,7 +28,14 @@ def row(report: Json, attention: Json) -> dict[str, Any]:
         "ratio": verify["max_error"] / verify["budget"] if verify and verify["budget"] else -1.0,
         "verify": "" if verify else "NOT RUN" if attention["status"] == "fused" else "-",
         "source": attention["source"],
+        "line": short(attention["source"]),
     }
+
+
+def short(source: str | None) -> str:
+    """Returns "net.py:12" of "/home/me/net.py:12 in forward: y = x": what fits a column."""
+    found = _LINE.match(source.split(" in ")[0]) if source else None
+    return f"{found['file']}:{found['line']}" if found else source or "-"
 
 
 def heads(attention: Json) -> str:
@@ -66,6 +76,7 @@ def drawer(report: Json, attention: Json, pictures: Json | None) -> dict[str, An
 def _facts(report: Json, attention: Json) -> list[list[str]]:
     facts = [
         ["status", attention["status"]],
+        *([["module", attention["block"]]] if attention.get("block") else []),
         ["operator", attention["op"]],
         ["heads", f"{heads(attention)} (query heads / key and value heads x head size)"],
         ["scale", "-" if attention["scale"] is None else f"{attention['scale']:.6g}"],

@@ -77,7 +77,8 @@
     const seen = figure(heat(decoded(weights.seen.cells), rows, columns, "keys that each query sees"), `${weights.queries} queries (down) x ${weights.keys} keys (across); light: seen, dark: hidden, between: by some heads; element ${weights.element} of the batch, where most is hidden`);
     body.append(seen);
     section(body, "Attention weights, by head");
-    body.append(element("p", `Queries down, keys across, element ${weights.element} of the batch${measured ? ", " + Object.entries(measured.sizes).map(([n, s]) => n + " " + s).join(", ") : ""}. Reference: ${measured ? measured.reference : ""}; fused: ${measured ? measured.fused : ""}. Pink is NaN.`, "quiet"));
+    body.append(element("p", `Queries down, keys across; element ${weights.element} of the batch${measured ? "; " + Object.entries(measured.sizes).map(([n, s]) => n + " " + s).join(", ") : ""}. Pink is NaN.`, "quiet"));
+    if (measured) list(body, ["reference: " + measured.reference, "fused: " + measured.fused], "quiet");
     body.append(scalebar(weights.reference.peak, "weight"));
     if (weights.difference) body.append(scalebar(weights.difference.peak, "difference, its largest"));
     else body.append(element("p", "The fused operator has keys or heads that the reference has not (a sink, merged heads): no difference is drawn.", "quiet"));
@@ -92,9 +93,10 @@
     }
     body.append(all);
   }
+  const rounded = (value) => typeof value === "number" ? Number(value.toPrecision(9)) : value;
   function errors(body, error) {
     section(body, "Errors of the fused graph");
-    const where = error.worst ? ` The largest, ${error.max.toExponential(2)}, is at [${error.worst.join(", ")}]: ${error.actual}, reference ${error.expected}.` : "";
+    const where = error.worst ? ` The largest, ${error.max.toExponential(2)}, is at [${error.worst.join(", ")}]: ${rounded(error.actual)}, reference ${rounded(error.expected)}.` : "";
     const lost = error.misplaced ? ` ${error.misplaced} elements are NaN or infinite on one side only.` : "";
     body.append(element("p", `|fused - reference| over ${error.elements} elements of '${error.tensor}'; ${error.zeros} are equal.${where}${lost}`));
     const first = error.counts.findIndex(Boolean);
@@ -110,6 +112,7 @@
       bars.append(column);
     }
     body.append(bars);
+    body.append(element("p", "How many elements are off by how much; the bar at 1e-5 counts errors from 1e-5 to 1e-4.", "quiet"));
   }
 
   const drawer = document.getElementById("drawer"), body = document.getElementById("drawer-body");

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from export.errors import BackendMissingError, UsageError
-from export.report import latency
-from export.report.html import blocks
+from export.report import latency, lowering
+from export.report.html import blocks, matrix
+from export.report.html.matrix import number
+from export.report.terminal import byte_size
 
 NAME = "report.html"
 _REPORT, _PICTURES = "report.json", "pictures.json"
 _VERSIONED = ("torch", "onnx", "onnx-ir", "onnxruntime-gpu", "onnxruntime", "tensorrt-rtx", "tensorrt", "python")
+_GRAPHS = {"exported": "model.onnx", "fused": "fused.onnx"}
 Json = Mapping[str, Any]
 
 
@@ -82,10 +85,14 @@ def of_json(
         "title": f"{_base(report['spec'].get('source', folder))}: {'PASSED' if report['passed'] else 'FAILED'}",
         "source": _base(report["spec"].get("source", folder)),
         "cards": _cards(report),
+        "lowered": lowering.lines((s["attention"], s["action"], s["why"]) for s in report["lowering"]),
         "rows": [blocks.row(report, attention) for attention in attentions],
         "latency": _latency(report, bench),
-        "matrix": _matrix(report["parity"]),
-        "decode": _matrix(report["decode"]["parity"]) if report.get("decode") else None,
+        "measure": latency.how(_base(str(report["spec"].get("source", ""))), folder),
+        "sizes": {engine["file"]: _sizes(engine) for engine in report["engines"]},
+        "matrix": matrix.of(report["parity"]),
+        "bisect": _bisect(report, folder),
+        "decode": matrix.of(report["decode"]["parity"]) if report.get("decode") else None,
         "provenance": _provenance(report, record or {}),
         "hashes": sorted((record or {}).get("files", {}).items()),
         "command": command(report["spec"]),
@@ -161,54 +168,42 @@ def _cards(report: Json) -> list[tuple[str, str, str]]:
     summary, rows = report["summary"], report["parity"]["rows"]
     counts = {status: sum(row["status"] == status for row in rows) for status in ("ok", "fail", "not run")}
     worst = max(
-        (row for row in rows if _number(row["ratio"]) is not None),
-        key=lambda r: _number(r["ratio"]) or 0.0,
+        (row for row in rows if number(row["ratio"]) is not None),
+        key=lambda r: number(r["ratio"]) or 0.0,
         default=None,
     )
     cards = [
         ("attentions", f"{summary['fused'] + summary['already']} of {summary['found']}", "are one operator"),
-        ("parity", f"{counts['ok']} ok", f"{counts['fail']} failed, {counts['not run']} not run"),
+        ("parity", *_counted(counts)),
     ]
     if worst:
-        cards.append(
-            ("error / budget", f"{_number(worst['ratio']):.2f}", f"largest: {worst['stage']}, {worst['case']}")
-        )
+        cards.append(("error / budget", f"{number(worst['ratio']):.2f}", f"largest: {worst['stage']}, {worst['case']}"))
     kernels = [kernel["fused"] for engine in report["engines"] for kernel in engine["attentions"].values()]
     if kernels:
-        made = f"in {len(report['engines'])} engines are one fused kernel"
+        count = len(report["engines"])
+        made = f"are one fused kernel, in {count} engine{'' if count == 1 else 's'}"
         cards.append(("kernels", f"{kernels.count(True)} of {len(kernels)}", made))
     return cards
 
 
-def _number(value: Any) -> float | None:
-    return None if value is None else float(value)
+def _counted(counts: Mapping[str, int]) -> tuple[str, str]:
+    ok, failed, absent = (counts[status] for status in ("ok", "fail", "not run"))
+    if failed:
+        return f"{failed} of {ok + failed} failed", f"{ok} ok, {absent} not run"
+    return f"{ok} ok", f"0 failed, {absent} not run"
 
 
-def _matrix(parity: Json) -> dict[str, Any]:
-    rows = parity["rows"]
-    cells = {(row["case"], row["stage"]): _cell(row) for row in rows}
-    stages = list(dict.fromkeys(row["stage"] for row in rows))
-    cases = list(dict.fromkeys(row["case"] for row in rows))
-    return {
-        "stages": stages,
-        "lines": [(case, [cells.get((case, stage), ("", "none", "")) for stage in stages]) for case in cases],
-        "failed": [row for row in rows if row["status"] == "fail"],
-    }
+def _bisect(report: Json, folder: str) -> str:
+    """Returns the command that finds where the fused graph parts, nothing where it does not."""
+    failed = {row["stage"] for row in report["parity"]["rows"] if row["status"] == "fail"}
+    graph = next((name for stage, name in _GRAPHS.items() if stage in failed), None)
+    source = _base(str(report["spec"].get("source", "")))
+    return "" if graph is None else shlex.join(["python", "-m", "export", "bisect", source, f"{folder}/{graph}"])
 
 
-def _cell(row: Json) -> tuple[str, str, str]:
-    """Returns the text, the class and the explanation of a cell."""
-    if row["status"] == "not run":
-        return "NOT RUN", "not-run", row["reason"]
-    ratio = _number(row["ratio"])
-    if row["status"] == "ok":
-        return (
-            "ok" if ratio is None else f"ok {ratio:.2f}",
-            "ok",
-            row["reason"] or "error over budget where it is largest",
-        )
-    nan = "nan" in (row["expected"], row["actual"]) or "NaN" in row["reason"]
-    return "NaN" if nan else "fail" if ratio is None else f"fail {ratio:.3g}", "nan" if nan else "fail", row["reason"]
+def _sizes(engine: Json) -> tuple[str, str]:
+    scratch = engine["scratch"]
+    return byte_size(engine["size"]), "-" if scratch is None else byte_size(scratch)
 
 
 def _provenance(report: Json, record: Json) -> list[tuple[str, str]]:
