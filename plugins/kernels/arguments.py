@@ -1,11 +1,14 @@
 """From the operator's attributes and shapes to what the kernel is specialised by, and the grid it runs on."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from plugins.contract import LOWER_RIGHT, Settings
 from plugins.kernels.variants import Variant
 
 TRITON_TYPES = {"fp16": "*fp16", "bf16": "*bf16", "fp32": "*fp32"}
+SPLITS_AT_ONCE = 8
+"""Partial results that one step of `combine` adds up."""
 
 
 @dataclass(frozen=True)
@@ -28,16 +31,20 @@ class Problem:
     precision: str = "ieee"
 
 
-def constants(problem: Problem, variant: Variant, widen: bool = False) -> dict[str, object]:
-    """Returns every `constexpr` of the kernel by name.
+def constants(
+    problem: Problem, variant: Variant, widen: bool = False, split: bool = False, names: Sequence[str] = ()
+) -> dict[str, object]:
+    """Returns every `constexpr` by name.
 
     Args:
         problem: What the kernel computes.
         variant: Its tile sizes.
         widen: Products in float32 whatever the type: for the interpreter, which has no bfloat16 product.
+        split: Whether the decode kernel leaves partial results.
+        names: The arguments of one kernel: those of its own alone. All by default.
     """
     s = problem.settings
-    return {
+    every: dict[str, object] = {
         "HEADS": problem.heads,
         "KV_HEADS": problem.kv_heads,
         "D": problem.head_size,
@@ -57,11 +64,14 @@ def constants(problem: Problem, variant: Variant, widen: bool = False) -> dict[s
         "BLOCK_N": variant.block_n,
         "BLOCK_D": _power_of_two(problem.head_size),
         "BLOCK_DV": _power_of_two(problem.value_size),
+        "BLOCK_S": SPLITS_AT_ONCE,
+        "SPLIT": split,
         "WIDEN": widen,
     }
+    return {name: value for name, value in every.items() if not names or name in names}
 
 
-def signature(names: tuple[str, ...], problem: Problem) -> dict[str, str]:
+def signature(names: Sequence[str], problem: Problem) -> dict[str, str]:
     """Returns the type of each kernel argument, as Triton's compiler spells types.
 
     Args:
@@ -69,7 +79,7 @@ def signature(names: tuple[str, ...], problem: Problem) -> dict[str, str]:
         problem: What the kernel computes.
     """
     pointers = dict.fromkeys(("q", "k", "v", "bias", "out"), TRITON_TYPES[problem.dtype])
-    pointers |= {"cos": "*fp32", "sin": "*fp32", "lengths": "*i32"}
+    pointers |= {"cos": "*fp32", "sin": "*fp32", "lengths": "*i32", "parts": "*fp32", "sums": "*fp32"}
     return {name: "constexpr" if name.isupper() else pointers.get(name, "i32") for name in names}
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from plugins.kernels.arguments import Problem, constants, signature
-from plugins.kernels.variants import SHARED_MEMORY, Variant, variants
+from plugins.kernels.variants import ATTENTION, SHARED_MEMORY, Variant, variants
 
 PTX_VERSION = {80: 83, 86: 83, 87: 83, 89: 83, 90: 83, 100: 87, 103: 88, 110: 90, 120: 87, 121: 88}
 """The lowest PTX version that has what the kernel needs on the architecture; CUDA 12.3 drivers and later take 8.3."""
@@ -59,12 +59,13 @@ class Compiled:
         return -(-queries // self.variant.block_m), planes, 1
 
 
-def compile_ahead(problem: Problem, sm: int) -> Compiled:
+def compile_ahead(problem: Problem, sm: int, kernel: str = ATTENTION) -> Compiled:
     """Returns the first variant that fits the architecture without spilling registers.
 
     Args:
         problem: What the kernel computes.
         sm: Compute capability, e.g. 80, 89, 90, 120.
+        kernel: ATTENTION or DECODE.
 
     Raises:
         KernelError: The architecture is not known, or no variant fits it.
@@ -74,8 +75,8 @@ def compile_ahead(problem: Problem, sm: int) -> Compiled:
             f"SM {sm} is not one the kernel is made for; these are: {', '.join(map(str, SHARED_MEMORY))}."
         )
     met = []
-    for variant in variants(max(constants_block(problem)), problem.dtype):
-        compiled = compile_variant(problem, variant, sm)
+    for variant in variants(max(constants_block(problem)), problem.dtype, kernel):
+        compiled = compile_variant(problem, variant, sm, kernel)
         trouble = _trouble(compiled)
         if not trouble:
             return compiled
@@ -98,8 +99,17 @@ def _trouble(compiled: Compiled) -> str:
     return f"{compiled.spilled} bytes of registers spilled" if compiled.spilled else ""
 
 
-def compile_variant(problem: Problem, variant: Variant, sm: int) -> Compiled:
+def compile_variant(
+    problem: Problem, variant: Variant, sm: int, kernel: str = ATTENTION, split: bool = True
+) -> Compiled:
     """Returns one variant compiled, whether it fits or not.
+
+    Args:
+        problem: What the kernel computes.
+        variant: Its tiles.
+        sm: Compute capability.
+        kernel: ATTENTION, DECODE or COMBINE.
+        split: Whether the decode kernel leaves partial results.
 
     Raises:
         KernelError: Triton is not installed, or it refuses the kernel.
@@ -112,13 +122,12 @@ def compile_variant(problem: Problem, variant: Variant, sm: int) -> Compiled:
         raise KernelError(
             f"Compiling the kernel needs Triton, which is not installed ({error}). pip install 'attnproof[plugin]'"
         ) from error
-    from plugins.kernels.attention import rotary_attention as kernel
-
-    names = tuple(kernel.arg_names)
+    function = jitted(kernel)
+    names = tuple(function.arg_names)
     types = signature(names, problem)
-    values = constants(problem, variant)
+    values = constants(problem, variant, split=split, names=names)
     source = ASTSource(
-        fn=kernel,
+        fn=function,
         signature=types,
         constexprs={(i,): values[name] for i, name in enumerate(names) if name in values},
         attrs={(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if types[name].startswith("*")},
@@ -144,6 +153,13 @@ def compile_variant(problem: Problem, variant: Variant, sm: int) -> Compiled:
         spilled=spilled,
         scratch=made.metadata.global_scratch_size,
     )
+
+
+def jitted(kernel: str) -> Any:
+    """Returns Triton's function of one of the kernels."""
+    from plugins.kernels import attention, decode
+
+    return getattr(attention if kernel == ATTENTION else decode, kernel)
 
 
 def _assemble(ptx: str, sm: int) -> tuple[int, int]:

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 SHARED_MEMORY = {80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 103: 227, 110: 227, 120: 99, 121: 99}
 """KiB of shared memory one block may use, by compute capability (CUDA C++ Programming Guide, compute capabilities)."""
 
+ATTENTION, DECODE, COMBINE = "rotary_attention", "split_attention", "combine"
+"""The kernels, by the names of their functions."""
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -49,11 +52,24 @@ _FULL = {
 """float32: block of the head size -> variants, best first."""
 
 
-def variants(block: int, dtype: str) -> tuple[Variant, ...]:
+_DECODE = {
+    16: (Variant(16, 128, 4, 3),),
+    32: (Variant(16, 128, 4, 3),),
+    64: (Variant(16, 128, 4, 3), Variant(16, 64, 4, 3)),
+    128: (Variant(16, 64, 4, 3), Variant(16, 64, 4, 2)),
+    256: (Variant(16, 32, 4, 3), Variant(16, 32, 4, 2)),
+}
+"""The decode kernel, any type: block of the head size -> variants, best first."""
+
+
+def variants(block: int, dtype: str, kernel: str = ATTENTION) -> tuple[Variant, ...]:
     """Returns the variants to try for a head size, best first.
 
     Args:
         block: The head size rounded up to a power of two, 16 to 256.
         dtype: "fp16", "bf16" or "fp32".
+        kernel: ATTENTION or DECODE.
     """
+    if kernel == DECODE:
+        return (*_DECODE[block], *_SMALL)
     return (*(_FULL if dtype == "fp32" else _HALF)[block], *_SMALL)

@@ -12,7 +12,7 @@ from gpu_machine import Machine
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "plugins"))
 
-from problems import CALLS, Call
+from problems import CALLS, DECODE_CALLS, SPLITS, Call
 from test_kernel_numbers import BUDGET, DTYPES, assert_close, by_hand
 
 from plugins.contract import Settings, output_shape
@@ -27,14 +27,14 @@ TF32 = 2.0**-10
 """What a number loses at most that is cut to TF32."""
 
 
-def computed(call: Call, dtype: str, machine: Machine, precision: str = "ieee"):
-    """Returns (output, inputs), both in host memory, of the kernel on the machine."""
+def computed(call: Call, dtype: str, machine: Machine, precision: str = "ieee", splits: int | None = 0):
+    """Returns (output, inputs), both in host memory, of the kernel on the machine; `splits` as `launch` takes them."""
     from plugins.kernels.launch import launch
 
     tensors = call.tensors(DTYPES[dtype])
     shape = output_shape(call.settings, {name: tuple(t.shape) for name, t in tensors.items()})
     there = {name: t.to(machine.device) for name, t in tensors.items()}
-    return launch(call.settings, there, shape, precision=precision).cpu(), tensors
+    return launch(call.settings, there, shape, precision=precision, splits=splits).cpu(), tensors
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -42,6 +42,20 @@ def computed(call: Call, dtype: str, machine: Machine, precision: str = "ieee"):
 def test_the_kernel_gives_what_loops_give(call: Call, dtype: str, machine: Machine) -> None:
     found, tensors = computed(call, dtype, machine)
     assert_close(found, call, tensors, dtype, BUDGET[dtype])
+
+
+@pytest.mark.parametrize("splits", SPLITS.values())
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("call", DECODE_CALLS, ids=lambda call: call.name)
+def test_the_decode_kernel_gives_what_loops_give(call: Call, dtype: str, splits: int, machine: Machine) -> None:
+    found, tensors = computed(call, dtype, machine, splits=splits)
+    assert_close(found, call, tensors, dtype, BUDGET[dtype])
+
+
+def test_a_long_cache_takes_the_decode_kernel_by_itself(machine: Machine) -> None:
+    call = Call("long", 1, 8, 2, queries=1, keys=4096, size=64, more={"causal_kind": 2})
+    found, tensors = computed(call, "fp16", machine, splits=None)
+    assert_close(found, call, tensors, "fp16", BUDGET["fp16"])
 
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)

@@ -90,3 +90,25 @@ CALLS = (
         more={"rotary_embedding_dim": 32, "rotate_key": 1, "causal_kind": 2, "window": 20, "softcap": 8.0},
     ),
 )
+
+ROPE = {"rotary_embedding_dim": 32, "rotate_key": 1}
+DECODE_CALLS = (
+    Call("plain", queries=1),
+    Call("more-than-a-tile-of-rows", heads=16, kv_heads=2, queries=3, keys=40),
+    Call("all-heads", kv_heads=4, queries=1),
+    Call("after-a-cache", queries=2, keys=150, lengths=(150, 61), more={"causal_kind": 2}),
+    Call("causal", queries=4, keys=90, more={"causal_kind": 1}),
+    Call("lengths-and-none", queries=1, lengths=(0, 31)),
+    Call("fewer-keys-than-queries", queries=5, keys=70, lengths=(3, 70), more={"causal_kind": 2}),
+    Call("window", queries=3, keys=120, lengths=(120, 50), more={"causal_kind": 2, "window": 40}),
+    Call("bias-by-head", queries=2, bias=(1, 4, 2)),
+    Call("bias-by-row", queries=3, bias=(2, 1, 3)),
+    Call("bias-by-key", queries=3, bias=(2, 1, 1)),
+    Call("odd-sizes", queries=1, size=40, value_size=24, more={"softcap": 5.0}, gain=3.0),
+    Call("rope", queries=2, lengths=(53, 20), more={**ROPE, "causal_kind": 2}),
+    Call("everything", queries=2, keys=90, bias=(1, 4, 1), lengths=(50, 90),
+         more={**ROPE, "causal_kind": 2, "window": 30, "softcap": 8.0, "interleaved": 1}),
+)  # fmt: skip
+"""Few queries: the decode kernel is checked on these."""
+SPLITS = {"fp32": 9, "fp16": 1, "bf16": 3}
+"""In how many splits: more than the combining kernel adds at once, most of them without keys; one piece; several."""

@@ -77,15 +77,20 @@ def assert_close(found: torch.Tensor, call: Call, tensors: dict[str, torch.Tenso
     assert (error <= budget).all(), f"{call.name} {dtype} at {worst}: {error[worst]:.3g} > {budget[worst]:.3g}"
 
 
-@pytest.fixture(scope="module")
-def interpreted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+def outputs(folder: Path, *kernel: str) -> dict[str, torch.Tensor]:
     """Returns what Triton's interpreter makes of every call; it is chosen when Triton is imported, so in a process."""
-    file = tmp_path_factory.mktemp("kernel") / "outputs.pt"
+    file = folder / "outputs.pt"
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    command = [sys.executable, str(HERE / "interpret.py"), str(file)]
+    command = [sys.executable, str(HERE / "interpret.py"), str(file), *kernel]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return torch.load(file)  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def interpreted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """Returns what the ordinary kernel makes of every call."""
+    return outputs(tmp_path_factory.mktemp("kernel"))
 
 
 # Products and softmax in float32 and one rounding of the weights and of the output at the tensors' own type.
