@@ -63,6 +63,7 @@ tables: setup
 	$(BIN)/python tests/forms_table.py --jobs $(WORKERS)
 	$(BIN)/python tests/lower/targets_table.py
 	$(BIN)/python tests/fuse/rules_table.py
+	$(BIN)/python tests/reader_pictures.py
 	$(BIN)/python benchmarks/fusion.py --render
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/whole_models.py --render

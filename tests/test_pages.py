@@ -7,6 +7,7 @@ from pathlib import Path
 import forms_table
 import pages
 import pytest
+import reader_pictures
 
 GROUPS = {p: [p, *(q for q in pages.PAGES if pages.after(q) == p)] for p in pages.PAGES if pages.after(p) is None}
 """The pages that are run in one folder, by the first of them."""
@@ -79,6 +80,12 @@ def test_the_readme_is_short_and_its_python_too() -> None:
     (plain,) = pages.python(pages.README)
     assert len([line for line in plain.splitlines() if line.strip()]) <= 8
     assert len(pages.README.read_text(encoding="utf-8").splitlines()) <= 500
+
+
+def test_the_pictures_of_the_reader_are_what_is_drawn() -> None:
+    held = {path.name: path.read_text() for path in reader_pictures.FOLDER.iterdir()}
+    assert held == reader_pictures.drawn()
+    assert f"{held['before.svg'].count('font-size="10"')} boxes" in (pages.ROOT / "docs" / "reader.md").read_text()
 
 
 def test_the_table_of_forms_is_that_of_the_json() -> None:
