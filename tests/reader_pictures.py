@@ -1,9 +1,10 @@
-"""The pictures of docs/reader.md: `python tests/reader_pictures.py` draws them of the tutorial's model, exported anew."""
+"""The pictures of docs/reader.md: `python tests/reader_pictures.py` draws them of the tutorial's model."""
 
 import re
 import sys
 import tempfile
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def _svg(drawing: Mapping[str, Any], title: str) -> str:
     picture.legend(12, 22, legend, 180)
     left = (width - placed["width"]) // 2
     for points in placed["edges"]:
-        for (x1, y1), (x2, y2) in zip(points, points[1:], strict=False):
+        for (x1, y1), (x2, y2) in pairwise(points):
             picture.line(left + x1, _HEAD + y1, left + x2, _HEAD + y2, PLAIN)
     for node in placed["nodes"]:
         _, colour = KINDS.get(SAME.get(node["kind"], node["kind"]), ("", PLAIN if node["op"] else INK))
