@@ -2,14 +2,15 @@
 
 On a page, a fenced block with `file=NAME` is a file, a `sh` block holds commands, one a line, and a `python` block
 without a name is run. They are run in the order of the page, in a folder of its own or, with `<!-- after: PAGE -->`,
-in that of another page. `<!-- output: COMMAND -->` before a `text` block says that the block is what the command just
-printed, numbers by their place only (`masked`); `<!-- exact output: COMMAND -->`, to the last character. The folder's
-own path is left out of both.
+in that of another page; `<!-- in a copy of the repository -->` puts the sources there first. `<!-- output: COMMAND -->`
+before a `text` block says that the block is what the command just printed, numbers by their place only
+(`masked`); `<!-- exact output: COMMAND -->`, to the last character. The folder's own path is left out of both.
 """
 
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -30,6 +31,7 @@ _PART = re.compile(
     r"^```(?P<kind>\w+)(?: file=(?P<name>\S+))?\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
+_COPY, _COPIED = "<!-- in a copy of the repository -->", ("export", "engines", "plugins", "tests", "pyproject.toml")
 _AFTER = re.compile(r"^<!-- after: (\S+) -->$", re.MULTILINE)
 
 
@@ -66,17 +68,24 @@ def play(page: Path, place: Path) -> Iterator[Shown]:
         NotRightError: A command failed, or a transcript is of a command that was not run before it.
     """
     printed: dict[str, str] = {}
-    for part in _PART.finditer(page.read_text(encoding="utf-8")):
-        kind, text = part["kind"], part["text"]
+    text = page.read_text(encoding="utf-8")
+    for name in _COPIED if _COPY in text else ():
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, place / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, place)
+    for part in _PART.finditer(text):
+        kind, block = part["kind"], part["text"]
         if part["name"]:
             (place / part["name"]).parent.mkdir(parents=True, exist_ok=True)
-            (place / part["name"]).write_text(text)
+            (place / part["name"]).write_text(block)
         elif part["command"]:
             if part["command"] not in printed:
                 raise NotRightError(f"{page.name}: no block before this one runs its command:\n{part[0]}")
-            yield Shown(part["command"], text, printed[part["command"]], bool(part["exact"]))
+            yield Shown(part["command"], block, printed[part["command"]], bool(part["exact"]))
         elif kind in ("sh", "python"):
-            commands = text.splitlines() if kind == "sh" else [f"python -c {shlex.quote(text)}"]
+            commands = block.splitlines() if kind == "sh" else [f"python -c {shlex.quote(block)}"]
             for command in filter(None, (BY_HAND.get(line, line) for line in commands)):
                 done = run(command, place)
                 if done.returncode:
