@@ -19,7 +19,13 @@ DEFAULT_LENGTH: Range = (1, 128, 512)
 
 @dataclass(frozen=True)
 class InputShapes:
-    """The three shapes of one input, e.g. (1, 1, 64), (2, 128, 64) and (8, 512, 64) for [batch, length, C]."""
+    """The three shapes of one input, e.g. (1, 1, 64), (2, 128, 64) and (8, 512, 64) for [batch, length, C].
+
+    Attributes:
+        min: The smallest, axis by axis.
+        opt: The one whose kernels are chosen for speed.
+        max: The largest, axis by axis.
+    """
 
     min: tuple[int, ...]
     opt: tuple[int, ...]
@@ -53,7 +59,12 @@ class Profile:
 
 @dataclass(frozen=True)
 class Shapes:
-    """What a user asked for with --shapes: ranges of dimensions, and whole inputs."""
+    """What a user asked for with --shapes: ranges of dimensions, and whole inputs.
+
+    Attributes:
+        dims: {symbolic dimension: (min, opt, max)}.
+        inputs: {input: its three shapes}.
+    """
 
     dims: Mapping[str, Range] = field(default_factory=dict)
     inputs: Mapping[str, InputShapes] = field(default_factory=dict)

@@ -3,6 +3,7 @@
 import logging
 import time
 from dataclasses import replace
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from export.spec import Spec
 _log = logging.getLogger(__name__)
 
 
-def build(spec: Spec | str | None = None, *, force: bool = False, cache: bool = True, **changes: Any) -> Report:
+def build(
+    spec: Spec | str | PathLike[str] | None = None, *, force: bool = False, cache: bool = True, **changes: Any
+) -> Report:
     """Builds what a spec asks for and returns what was found out about it.
 
     The artifacts are written whole to `spec.folder`, also when a stage failed its budget: the report in it then says
@@ -37,7 +40,7 @@ def build(spec: Spec | str | None = None, *, force: bool = False, cache: bool = 
         EngineBuildError: The builder failed.
     """
     start = time.monotonic()
-    spec = replace(spec if isinstance(spec, Spec) else Spec(spec) if spec else Spec(), **changes)
+    spec = replace(spec if isinstance(spec, Spec) else Spec(fspath(spec)) if spec else Spec(), **changes)
     todo = plan.make(spec)
     spec = todo.spec
     parts = digest.of_request(spec, todo.gpus)

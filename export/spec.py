@@ -7,6 +7,7 @@ resolved spec is what the artifact folder keeps as spec.toml.
 import difflib
 import hashlib
 import json
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,12 +26,13 @@ MASKED_ROWS: tuple[MaskedRows, ...] = ("keep", "zero")
 AttentionKind = Literal["native", "plugin"]
 ATTENTIONS: tuple[AttentionKind, ...] = ("native", "plugin")
 DEFAULT_SOURCE = "mha-rope"
+_PATHS = ("source", "out", "timing_cache")
 _SWITCHES = ("verify", "decode", "version-compatible", "refit", "strip-plan")
 
 
 @dataclass(frozen=True)
 class Spec:
-    """One build.
+    """One build. A `pathlib.Path` may stand for the text of a path.
 
     Attributes:
         source: A form's name, `path/to/file.py:factory`, `package.module:factory`, or an .onnx file.
@@ -83,6 +85,10 @@ class Spec:
     strip_plan: bool = False
 
     def __post_init__(self) -> None:
+        for name in _PATHS:
+            value = getattr(self, name)
+            if isinstance(value, os.PathLike):
+                object.__setattr__(self, name, os.fspath(value))
         _one_of("target", self.target, TARGETS)
         _one_of("dtype", self.dtype, DTYPES)
         _one_of("exporter", self.exporter, EXPORTERS)

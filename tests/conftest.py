@@ -1,6 +1,7 @@
 """What every test shares: one thread for each library, and GPU tests skipped with a reason where there is none."""
 
 import argparse
+import functools
 import os
 import shutil
 import tempfile
@@ -57,6 +58,7 @@ def every_report_keeps_its_schema() -> Iterator[None]:
 
     written, patch = record.Report.as_json, pytest.MonkeyPatch()
 
+    @functools.wraps(written)
     def checked(self: record.Report) -> dict[str, Any]:
         import jsonschema
 

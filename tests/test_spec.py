@@ -23,6 +23,12 @@ def test_toml_reads_back_equal(tmp_path) -> None:
     assert read_toml(path) == spec
 
 
+def test_paths_may_be_paths(tmp_path) -> None:
+    spec = Spec(source=tmp_path / "m.onnx", out=tmp_path / "o", timing_cache=tmp_path / "t")
+    assert spec == Spec(source=str(tmp_path / "m.onnx"), out=str(tmp_path / "o"), timing_cache=str(tmp_path / "t"))
+    assert spec.is_onnx and Spec().with_values(spec.as_dict(), "here") == spec
+
+
 def test_toml_takes_the_spellings_of_flags(tmp_path) -> None:
     path = tmp_path / "x.toml"
     path.write_text('sm = "89,120"\nrequire = 2\nshapes = "batch=1:2:8,length=16"\nmasked-rows = "zero"\n')

@@ -49,7 +49,8 @@ class Attention:
         reason: One sentence.
         op: "ai.onnx::Attention" and the like; for a kept one "Softmax".
         heads, kv_heads, head_size: Query heads, key/value heads, channels a head of Q; None where unknown.
-        scale: Factor on QK^T; softcap: c of c*tanh(x/c), or None.
+        scale: Factor on QK^T.
+        softcap: c of c*tanh(x/c), or None.
         mask: What is proved of the mask, whether it is an attribute or a tensor: "none", "causal", "window", "block",
             "padding" (of keys, for all queries alike), else "bool" (a condition), "float" (numbers); joined by "+".
         rope: RotaryEmbedding ops that feed Q and K: "none", "q", "k", "qk".
@@ -112,7 +113,14 @@ class Rotation:
 
 @dataclass(frozen=True)
 class Summary:
-    """Counts over the rows."""
+    """Counts over the rows.
+
+    Attributes:
+        found: All attentions.
+        fused: Made one op by this run.
+        kept: Left decomposed.
+        already: One op on arrival.
+    """
 
     found: int
     fused: int

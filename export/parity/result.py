@@ -24,7 +24,11 @@ class Deferred:
 
 @dataclass(frozen=True)
 class NotRun:
-    """A stage that this machine cannot run; it is reported with its reason and never counts as passed."""
+    """A stage that this machine cannot run; it is reported with its reason and never counts as passed.
+
+    Attributes:
+        reason: What is missing, as a sentence.
+    """
 
     reason: str
 

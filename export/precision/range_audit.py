@@ -36,7 +36,8 @@ class Finding:
     Attributes:
         kind: "overflow", or "underflow" where all of its numbers lie below fp16's normal ones.
         tensor: Its name in the exported graph; "<node>/scores" for scores inside an Attention.
-        node: The node that makes it, "" for an input; `op` is its operator.
+        node: The node that makes it, "" for an input.
+        op: That node's operator.
         source: The user's PyTorch line, where the exporter recorded one.
         value: The number of largest magnitude that it reached.
         case: The parity case in which it did.
@@ -76,7 +77,8 @@ class RangeAudit:
         why: The reason where it did not run.
         cases: Names of the cases that were run.
         tensors: How many tensors were measured in each.
-        largest: The largest magnitude of all that fp16 stores, and `largest_tensor` where.
+        largest: The largest magnitude of all that fp16 stores.
+        largest_tensor: The name of the tensor that reaches it.
         findings: What does not fit, in graph order: the first that breaks the outputs is the cause of the others.
     """
 

@@ -63,7 +63,13 @@ class Engine:
 
 @dataclass(frozen=True)
 class Step:
-    """One thing lowering changed for the target, and why."""
+    """One thing lowering changed for the target, and why.
+
+    Attributes:
+        attention: The attention's name in the report.
+        action: What was done, in a few words.
+        why: The reason, as a sentence.
+    """
 
     attention: str
     action: str
