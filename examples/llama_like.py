@@ -89,6 +89,10 @@ class Decoder(nn.Module):
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """Returns the logits [batch, vocabulary] of the token after the last; `input_ids` is int64 [batch, length]."""
+        return self.head(self.norm(self.hidden(input_ids)[:, -1]))
+
+    def hidden(self, input_ids: Tensor) -> Tensor:
+        """Returns what the last layer makes of each token, [batch, length, hidden]."""
         x = self.tokens(input_ids)
         place = torch.arange(input_ids.shape[1], device=input_ids.device)
         speeds = 10000.0 ** (-torch.arange(0, self.size, 2, device=input_ids.device).float() / self.size)
@@ -97,7 +101,7 @@ class Decoder(nn.Module):
         hidden_keys = place[None, :] > place[:, None]
         for layer in self.layers:
             x = layer(x, cos, sin, hidden_keys)
-        return self.head(self.norm(x[:, -1]))
+        return x
 
 
 def make(
