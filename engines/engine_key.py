@@ -108,6 +108,6 @@ def _feed(state: "hashlib._Hash", path: Path) -> None:
 @cache
 def _sources(package: str) -> str:
     state = hashlib.sha256()
-    for path in sorted((_ROOT / package).rglob("*.py")):
+    for path in sorted(p for kind in ("*.py", "*.json") for p in (_ROOT / package).rglob(kind)):
         state.update(f"{path.relative_to(_ROOT)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return state.hexdigest()

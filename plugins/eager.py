@@ -27,9 +27,9 @@ def rotary_attention_eager(
     at = torch.arange(queries, device=q.device) + shift[:, None]  # [B, S]
     cells = torch.arange(keys, device=q.device)
     if settings.rotary_embedding_dim:
-        q = _rotated(q, at, cos, sin, settings)
+        q = rotated(q, at, cos, sin, settings)
     if settings.rotate_key:
-        k = _rotated(k, cells[None].expand(q.shape[0], keys), cos, sin, settings)
+        k = rotated(k, cells[None].expand(q.shape[0], keys), cos, sin, settings)
     key, value = (t.to(wide).repeat_interleave(share, dim=1) for t in (k, v))
     scores = q.to(wide) @ key.transpose(-1, -2) * settings.scale
     if settings.softcap:
@@ -46,9 +46,10 @@ def rotary_attention_eager(
     return (weights @ value).to(q.dtype)
 
 
-def _rotated(
+def rotated(
     x: torch.Tensor, positions: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, settings: Settings
 ) -> torch.Tensor:
+    """Returns x [B, H, S, D] with its first columns rotated by rows `positions` [B, S] of the tables."""
     wide = torch.promote_types(x.dtype, torch.float32)
     rows = positions.clamp(0, cos.shape[0] - 1)
     c, s = (table.to(wide)[rows][:, None] for table in (cos, sin))  # [B, 1, S, R]

@@ -9,10 +9,13 @@ magnitude of an A100 or H100),
     inside = S / 128 * (H / G) * N * 10 / 5e12,        before = 4 N / 2e12 + 4e-6 seconds.
 
 One batch row of 16 heads of 64 costs the same either way at S = T = 560; a larger batch or grouped queries bring that
-down, fewer heads move it up. **This is an estimate: no GPU run has set it yet.** One that does replaces `CROSSOVER`.
+down, fewer heads move it up. **This is an estimate: no GPU run has set it yet.** `python benchmarks/tune_kernel.py` on
+a GPU does, in the data of `plugins.kernels.tuning`.
 """
 
 from dataclasses import dataclass
+
+from plugins.kernels import tuning
 
 
 @dataclass(frozen=True)
@@ -21,20 +24,24 @@ class Crossover:
 
     Attributes:
         keys: Most keys up to which K is rotated inside the kernel.
-        measured_on: The GPU that set it; "" for the estimate above.
+        device: The GPU that set it; "" for the estimate above.
     """
 
     keys: int
-    measured_on: str = ""
+    device: str = ""
 
 
-CROSSOVER = Crossover(keys=512)
+def crossover(sm: int | None = None) -> Crossover:
+    """Returns the rule for a compute capability, e.g. 90; None where it is not known."""
+    row = tuning.row("key_rotation", sm)
+    return Crossover(row["keys"], row.get("device", ""))
 
 
-def inside(keys: int | None) -> bool:
+def inside(keys: int | None, sm: int | None = None) -> bool:
     """Says whether the kernel rotates K itself.
 
     Args:
         keys: Number of keys of the usual call; None where it is not known, which is rotated before.
+        sm: Compute capability of the GPU, None where it is not known.
     """
-    return keys is not None and keys <= CROSSOVER.keys
+    return keys is not None and keys <= crossover(sm).keys

@@ -35,7 +35,7 @@ def fold_rotation(call: Call, build: Builder) -> tuple[Call, tuple[Step, ...]]:
         return folded, (call.said("rotation in the plugin", "The plugin's kernel rotates Q and K as it reads them."),)
     why = "The plugin's kernel rotates Q as it reads it"
     if key is not None:
-        why += f"; K is rotated once before, as it may have more than {key_rotation.CROSSOVER.keys} keys"
+        why += f"; K is rotated once before, as it may have more than {key_rotation.crossover().keys} keys"
     return folded, (call.said("rotation in the plugin", f"{why}."),)
 
 

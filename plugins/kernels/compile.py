@@ -75,9 +75,9 @@ def compile_ahead(problem: Problem, sm: int, kernel: str = ATTENTION) -> Compile
             f"SM {sm} is not one the kernel is made for; these are: {', '.join(map(str, SHARED_MEMORY))}."
         )
     met = []
-    for variant in variants(max(constants_block(problem)), problem.dtype, kernel):
+    for variant in variants(max(constants_block(problem)), problem.dtype, kernel, sm):
         compiled = compile_variant(problem, variant, sm, kernel)
-        trouble = _trouble(compiled)
+        trouble = misfit(compiled)
         if not trouble:
             return compiled
         met.append(f"{variant.block_m}x{variant.block_n}: {trouble}")
@@ -90,7 +90,8 @@ def constants_block(problem: Problem) -> tuple[int, int]:
     return int(str(found["BLOCK_D"])), int(str(found["BLOCK_DV"]))
 
 
-def _trouble(compiled: Compiled) -> str:
+def misfit(compiled: Compiled) -> str:
+    """Returns why a compiled kernel does not fit its architecture, "" where it does."""
     limit = SHARED_MEMORY[compiled.sm] * 1024
     if compiled.scratch:
         return f"it needs {compiled.scratch} bytes of global scratch memory, which nobody gives it"

@@ -25,7 +25,7 @@ import triton.language as tl
 from plugins.kernels.online_softmax import fraction, rows_of, walk
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["splits"])  # one kernel for any number of them
 def split_attention(
     q,  # [B, HEADS, queries, D]
     k,  # [B, KV_HEADS, keys, D]
@@ -148,7 +148,7 @@ def split_attention(
         tl.store(out + wide_plane * count * DV + rows[:, None] * DV + values[None, :], result, mask=in_out)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["splits"])
 def combine(
     parts,  # as `split_attention` left them
     sums,

@@ -6,14 +6,16 @@ from collections.abc import Mapping
 import torch
 
 from plugins.contract import Settings
+from plugins.kernels import splits as split_rule
 from plugins.kernels.arguments import Problem, constants
 from plugins.kernels.compile import compile_ahead, jitted
-from plugins.kernels.splits import splits as split_rule
 from plugins.kernels.variants import ATTENTION, COMBINE, DECODE, Variant
 
 _DTYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 _INTERPRETED = Variant(16, 32, 4, 1)
 _COMBINE_WARPS = 4
+_DECODE_ROWS = 16
+"""Rows of a tile of the decode kernel, as the data has it."""
 
 
 def launch(
@@ -78,8 +80,9 @@ def _widened(tensor: torch.Tensor) -> bool:
 
 def _splits(problem: Problem, q: torch.Tensor, k: torch.Tensor) -> int:
     share, planes = problem.heads // problem.kv_heads, q.shape[0] * problem.kv_heads
-    multiprocessors = torch.cuda.get_device_properties(q.device).multi_processor_count
-    return split_rule(q.shape[2], share, planes, k.shape[2], multiprocessors, 16)
+    gpu = torch.cuda.get_device_properties(q.device)
+    rule = split_rule.rule(10 * gpu.major + gpu.minor)
+    return split_rule.splits(q.shape[2], share, planes, k.shape[2], gpu.multi_processor_count, _DECODE_ROWS, rule)
 
 
 def _chosen(problem: Problem, q: torch.Tensor, kernel: str) -> Variant:

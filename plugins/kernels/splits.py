@@ -1,6 +1,8 @@
 """Which calls take the kernel for decoding, and in how many splits their keys are cut: a rule over sizes, as data."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+
+from plugins.kernels import tuning
 
 
 @dataclass(frozen=True)
@@ -14,7 +16,7 @@ class SplitRule:
         keys_of_split: Fewest keys of one split.
         most_splits: Most splits of one call.
         programs_per_sm: Programs that each multiprocessor should have.
-        measured_on: The GPU that set it; "" for an estimate.
+        device: The GPU that set it; "" for an estimate.
     """
 
     most_rows: int
@@ -22,17 +24,23 @@ class SplitRule:
     keys_of_split: int
     most_splits: int
     programs_per_sm: int
-    measured_on: str = ""
+    device: str = ""
 
 
-RULE = SplitRule(most_rows=64, least_keys=512, keys_of_split=256, most_splits=128, programs_per_sm=2)
-"""**An estimate: no GPU run has set it yet.** Two programs of a multiprocessor, each with two stages of 64 keys of 128
-numbers under way, have 64 KiB of loads in flight; 4.8 TB/s at a latency of 1 us over 132 of them is 36 KiB. Splits of
-256 keys leave 4 rows of float32, written and read: 3% of the bytes of K and V at 4 query heads to a key head."""
+def rule(sm: int | None = None) -> SplitRule:
+    """Returns the rule for a compute capability, e.g. 90.
+
+    **The estimate, since no GPU run has set it yet:** two programs of a multiprocessor, each with two stages of 64 keys
+    of 128 numbers under way, have 64 KiB of loads in flight; 4.8 TB/s at a latency of 1 us over 132 of them is 36 KiB.
+    Splits of 256 keys leave 4 rows of float32, written and read: 3% of the bytes of K and V at 4 query heads to a key
+    head.
+    """
+    row = tuning.row("splits", sm)
+    return SplitRule(**{f.name: row.get(f.name, "") for f in fields(SplitRule)})
 
 
 def splits(
-    queries: int, share: int, planes: int, keys: int, multiprocessors: int, block_m: int, rule: SplitRule = RULE
+    queries: int, share: int, planes: int, keys: int, multiprocessors: int, block_m: int, rule: SplitRule
 ) -> int:
     """Returns in how many splits the keys of a call are cut; 0 where it takes the ordinary kernel.
 

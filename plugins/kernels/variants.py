@@ -1,14 +1,16 @@
-"""Tile sizes as data: which variants of the kernel to try for a head size, in what order, on which architecture.
+"""Tile sizes: which variants of a kernel to try for a head size, in what order, on which architecture.
 
-The first that fits is taken: shared memory within the architecture's limit and no register spilled, both read from the
-compiled kernel. A measurement on a GPU changes the order here, never the code.
+The order is data (`plugins.kernels.tuning`). The first that fits is taken: shared memory within the architecture's
+limit and no register spilled, both read from the compiled kernel. A measurement on a GPU changes the order, never the
+code.
 """
 
 from dataclasses import dataclass
 
+from plugins.kernels import tuning
+
 SHARED_MEMORY = {80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 103: 227, 110: 227, 120: 99, 121: 99}
 """KiB of shared memory one block may use, by compute capability (CUDA C++ Programming Guide, compute capabilities)."""
-
 ATTENTION, DECODE, COMBINE = "rotary_attention", "split_attention", "combine"
 """The kernels, by the names of their functions."""
 
@@ -33,43 +35,17 @@ class Variant:
 _SMALL = (Variant(32, 32, 4, 2), Variant(16, 32, 4, 1), Variant(16, 16, 4, 1))
 """The last resort of every list."""
 
-_HALF = {
-    16: (Variant(128, 128, 4, 3), Variant(128, 64, 4, 3), Variant(64, 64, 4, 3)),
-    32: (Variant(128, 128, 4, 3), Variant(128, 64, 4, 3), Variant(64, 64, 4, 2)),
-    64: (Variant(128, 128, 8, 2), Variant(128, 64, 4, 2), Variant(128, 64, 8, 2), Variant(64, 64, 4, 2)),
-    128: (Variant(128, 64, 8, 2), Variant(128, 32, 8, 2), Variant(64, 64, 4, 2), Variant(64, 32, 4, 1)),
-    256: (Variant(128, 32, 8, 2), Variant(64, 32, 8, 2), Variant(64, 32, 8, 1), Variant(32, 32, 8, 1)),
-}
-"""16-bit types: block of the head size -> variants, best first."""
 
-_FULL = {
-    16: (Variant(64, 64, 4, 2), Variant(64, 32, 4, 2)),
-    32: (Variant(64, 64, 4, 2), Variant(64, 32, 4, 2)),
-    64: (Variant(64, 64, 8, 2), Variant(64, 32, 4, 2), Variant(32, 32, 4, 2)),
-    128: (Variant(64, 32, 8, 2), Variant(32, 32, 4, 2), Variant(32, 32, 8, 1)),
-    256: (Variant(32, 32, 8, 2), Variant(32, 32, 8, 1), Variant(16, 32, 8, 1)),
-}
-"""float32: block of the head size -> variants, best first."""
-
-
-_DECODE = {
-    16: (Variant(16, 128, 4, 3),),
-    32: (Variant(16, 128, 4, 3),),
-    64: (Variant(16, 128, 4, 3), Variant(16, 64, 4, 3)),
-    128: (Variant(16, 64, 4, 3), Variant(16, 64, 4, 2)),
-    256: (Variant(16, 32, 4, 3), Variant(16, 32, 4, 2)),
-}
-"""The decode kernel, any type: block of the head size -> variants, best first."""
-
-
-def variants(block: int, dtype: str, kernel: str = ATTENTION) -> tuple[Variant, ...]:
-    """Returns the variants to try for a head size, best first.
+def variants(block: int, dtype: str, kernel: str = ATTENTION, sm: int | None = None) -> tuple[Variant, ...]:
+    """Returns the variants to try for a head size, best first: those measured on the GPU's kind, then the estimates.
 
     Args:
         block: The head size rounded up to a power of two, 16 to 256.
         dtype: "fp16", "bf16" or "fp32".
         kernel: ATTENTION or DECODE.
+        sm: Compute capability; None for the estimates alone.
     """
-    if kernel == DECODE:
-        return (*_DECODE[block], *_SMALL)
-    return (*(_FULL if dtype == "fp32" else _HALF)[block], *_SMALL)
+    what = {"kernel": kernel, "dtype": dtype, "head_size": block}
+    rows = ([] if sm is None else [tuning.row("kernels", sm, **what)], [tuning.general("kernels", **what)])
+    listed = [Variant(*numbers) for one in rows for row in one for numbers in row["variants"]]
+    return tuple(dict.fromkeys((*listed, *_SMALL)))

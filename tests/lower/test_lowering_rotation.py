@@ -80,7 +80,7 @@ def test_half_precision_is_rotated_in_float32_by_the_kernel(tables: str) -> None
 
 
 def test_a_length_that_is_not_known_rotates_keys_before() -> None:
-    most = key_rotation.CROSSOVER.keys
+    most = key_rotation.crossover().keys
     for usual, inside in (({}, 0), ({"S": most}, 1), ({"S": most + 1}, 0)):
         assert attributes(lower(EXACT["rows"], "tensorrt", usual=usual).model)["rotate_key"] == inside
 

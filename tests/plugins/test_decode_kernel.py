@@ -10,11 +10,12 @@ from test_kernel_numbers import BUDGET, DTYPES, assert_close, outputs
 from plugins.contract import Settings
 from plugins.kernels.arguments import Problem
 from plugins.kernels.compile import compile_ahead, compile_variant
-from plugins.kernels.splits import RULE, SplitRule, splits
+from plugins.kernels.splits import SplitRule, rule, splits
 from plugins.kernels.variants import COMBINE, DECODE, SHARED_MEMORY, variants
 
 pytest.importorskip("triton", reason="NOT RUN: Triton is not installed")
 
+RULE = rule()
 PLAIN = Settings(0.125, causal_kind=2, has_lengths=1)
 ROPE = Settings(0.125, causal_kind=2, rotary_embedding_dim=128, has_lengths=1)
 FULL = Settings(0.125, 30.0, 2, 64, 64, 0, 1, 1, 1)
@@ -71,12 +72,12 @@ def test_every_head_size_fits_the_smallest_machine(size: int, dtype: str) -> Non
     ("batch", "keys", "expected"), [(1, 2048, 8), (1, 65536, 33), (8, 8192, 5), (32, 32768, 2), (300, 4096, 1)]
 )
 def test_splits_fill_a_gpu_and_are_not_too_short(batch: int, keys: int, expected: int) -> None:
-    assert splits(1, 4, 8 * batch, keys, 132, 16) == expected
+    assert splits(1, 4, 8 * batch, keys, 132, 16, RULE) == expected
 
 
 def test_the_ordinary_kernel_keeps_what_fills_its_tiles() -> None:
-    assert splits(512, 4, 8, 65536, 132, 16) == 0  # a prompt
-    assert splits(1, 4, 8, RULE.least_keys - 1, 132, 16) == 0  # a short cache
-    assert splits(RULE.most_rows + 1, 1, 8, 65536, 132, 16) == 0
-    assert splits(RULE.most_rows, 1, 8, 65536, 132, 16) > 1
+    assert splits(512, 4, 8, 65536, 132, 16, RULE) == 0  # a prompt
+    assert splits(1, 4, 8, RULE.least_keys - 1, 132, 16, RULE) == 0  # a short cache
+    assert splits(RULE.most_rows + 1, 1, 8, 65536, 132, 16, RULE) == 0
+    assert splits(RULE.most_rows, 1, 8, 65536, 132, 16, RULE) > 1
     assert splits(1, 4, 1, 10**6, 10**6, 16, SplitRule(64, 1, 1, 40, 2)) == 40
