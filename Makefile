@@ -62,6 +62,7 @@ tables: setup
 	$(BIN)/python tests/pages.py
 	$(BIN)/python tests/forms_table.py --jobs $(WORKERS)
 	$(BIN)/python tests/lower/targets_table.py
+	$(BIN)/python tests/lower/target_pages.py
 	$(BIN)/python tests/fuse/rules_table.py
 	$(BIN)/python tests/reader_pictures.py
 	$(BIN)/python benchmarks/fusion.py --render

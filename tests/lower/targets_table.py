@@ -22,7 +22,9 @@ HEAD = """\
 # Every feature on every target
 
 What becomes of everything that `ai.onnx::Attention` (opset 23 to 25) and `RotaryEmbedding` can say, and of nodes that a
-parser takes for something else: {count} small graphs, lowered for each target. The page is the output of
+parser takes for something else: {count} small graphs, lowered for each target. Why each target is given what
+it is given: [onnx](targets/onnx.md), [ort](targets/ort.md), [tensorrt-rtx](targets/tensorrt-rtx.md),
+[tensorrt](targets/tensorrt.md), [the plugin](targets/plugin.md). The page is the output of
 `python tests/lower/targets_table.py`.
 
 - *native*: the operator as it is. *lowered*: other nodes around one attention operator. *plugin*: one plugin node.
