@@ -16,8 +16,8 @@ BEGIN, END = "<!-- target: begin -->", "<!-- target: end -->"
 STEPS = {
     "add present outputs": "A past whose present outputs nobody reads: they are written; it computes both or none.",
     "additive mask": "A bool mask beside a bias becomes part of it: the operator has one mask.",
-    "batch as heads": "One head under a mask: batch and head change places, since the fused kernel takes masks from two "
-    "heads on. The numbers lie in the same order.",
+    "batch as heads": "One head under a mask: batch and head change places, since the fused kernel takes masks from "
+    "two heads on. The numbers lie in the same order.",
     "cache outside": "Past and present become a Concat in front of the attention: it has no second output.",
     "cast mask": "A mask of another type is cast to Q's.",
     "cast value": "V is cast to Q's type: both are computed in one.",
