@@ -130,8 +130,7 @@ def _fuse(model: ir.Model, options: Options, *, whole: bool) -> tuple[FuseResult
     refused: dict[str, Refusal] = {}
     plain: set[str | None] = set()
     while True:
-        # without a verification nothing is compared with the base, and no attempt is repeated
-        draft = _attempt(shapes.copy(base) if options.verify else base, options, refused, plain)
+        draft = _attempt(base, options, refused, plain)
         if not (draft.written or repaired):
             rotations = describe_rotations(model, (), (), draft.unrotated, {})
             return FuseResult(model.clone(), _rows(draft, {}), rotations), left
@@ -156,9 +155,12 @@ def _fuse(model: ir.Model, options: Options, *, whole: bool) -> tuple[FuseResult
 
 
 @collector_paused()
-def _attempt(model: ir.Model, options: Options, refused: dict[str, Refusal], plain: Container[str | None]) -> _Draft:
-    """Fuses what can be fused in `model`, in place, but for the blocks that were refused and the masks left plain."""
-    draft, prover = _Draft(model), Prover()
+def _attempt(base: ir.Model, options: Options, refused: dict[str, Refusal], plain: Container[str | None]) -> _Draft:
+    """Fuses what can be fused in a copy of `base`, but for the blocks that were refused and the masks left plain.
+
+    Without a verification nothing is compared with the base, and no attempt is repeated: it is not copied then.
+    """
+    draft, prover = _Draft(shapes.copy(base) if options.verify else base), Prover()
     forbidden = None
     try:
         raise_opset(draft.model)

@@ -52,11 +52,9 @@ def refresh(model: ir.Model, known: Known, normalise: Callable[[ir.Value], None]
     marks: _Marks | None = model.meta.get(_MEMO)
     if marks is None:
         return False
-    from onnx_shape_inference import ShapeInferenceContext, registry
+    from onnx_shape_inference import registry
 
-    registry.collect()
-    context = ShapeInferenceContext(model.opset_imports)
-    context.reserve_symbol_names(_symbols(model))
+    context: Any = None
     told: set[ir.Value] = set()
     now: _Marks = {}
     for at, graph in enumerate(graphs(model)):
@@ -65,6 +63,8 @@ def refresh(model: ir.Model, known: Known, normalise: Callable[[ir.Value], None]
             if marks.get(node) == mark and told.isdisjoint(node.inputs):
                 now[node] = mark
                 continue
+            hold(node)
+            context = context or _context(model)
             rule = registry.get(node.domain, node.op_type, version=context.get_opset_version(node.domain))
             whole = any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
             if at or rule is None or whole:
@@ -80,6 +80,34 @@ def _mark(node: ir.Node) -> tuple[Any, ...]:
     """Returns all that the shapes of a node's outputs are inferred from; equal where those are."""
     inputs = [(v, v.shape, v.type, v.const_value) for v in node.inputs if v is not None]
     return (*node.attributes.values(), *inputs)
+
+
+def hold(node: ir.Node) -> None:
+    """Lets the output of a Constant hold its tensor, where it does not, with its type and shape."""
+    if node.op_type == "Constant" and node.domain == "":
+        held, output = node.attributes.get("value"), node.outputs[0]
+        if held is not None and output.const_value is None and not held.is_ref():
+            output.const_value = held.value
+            take_type(output)
+
+
+def take_type(value: ir.Value) -> None:
+    """Gives a value the type and shape of the tensor that it holds, where it has none."""
+    data = value.const_value
+    if data is not None and value.type is None:
+        value.type = ir.TensorType(data.dtype)
+    if data is not None and value.shape is None:
+        value.shape = ir.Shape(data.shape.numpy())
+
+
+def _context(model: ir.Model) -> Any:
+    """Returns what the library infers in: made once something changed, for every name is looked at."""
+    from onnx_shape_inference import ShapeInferenceContext, registry
+
+    registry.collect()
+    context = ShapeInferenceContext(model.opset_imports)
+    context.reserve_symbol_names(_symbols(model))
+    return context
 
 
 def _symbols(model: ir.Model) -> set[str]:

@@ -8,7 +8,7 @@ from functools import lru_cache
 import onnx_ir as ir
 
 from export.graph.lessons import teach
-from export.graph.refresh import Known, forget, names_in, refresh, remember
+from export.graph.refresh import Known, forget, hold, names_in, refresh, remember, take_type
 from export.graph.values import graphs
 
 _LOG = logging.getLogger(__name__)
@@ -21,9 +21,9 @@ def infer(model: ir.Model) -> None:
     law, it infers again what the law changed.
     """
     teach()
-    _type_constants(model)
     known = Known(name for value in model.graph.inputs for name in _names(value.shape))
     if not refresh(model, known, _normalise):
+        _type_constants(model)
         _infer_all(model, known)
         remember(model)
 
@@ -110,9 +110,9 @@ def _type_constants(model: ir.Model) -> None:
     """
     for graph in graphs(model):
         for node in graph:
-            _hold(node)
+            hold(node)
         for value in graph.initializers.values():
-            _type(value)
+            take_type(value)
 
 
 def _in_functions(model: ir.Model) -> list[ir.TensorProtocol]:
@@ -120,22 +120,6 @@ def _in_functions(model: ir.Model) -> list[ir.TensorProtocol]:
     nodes = [node for function in model.functions.values() for node in function.graph.all_nodes()]
     held = [attribute for node in nodes for attribute in node.attributes.values() if not attribute.is_ref()]
     return [attribute.value for attribute in held if attribute.type == ir.AttributeType.TENSOR]
-
-
-def _hold(node: ir.Node) -> None:
-    if node.op_type == "Constant" and node.domain == "":
-        held, output = node.attributes.get("value"), node.outputs[0]
-        if held is not None and output.const_value is None and not held.is_ref():
-            output.const_value = held.value
-            _type(output)
-
-
-def _type(value: ir.Value) -> None:
-    data = value.const_value
-    if data is not None and value.type is None:
-        value.type = ir.TensorType(data.dtype)
-    if data is not None and value.shape is None:
-        value.shape = ir.Shape(data.shape.numpy())
 
 
 def _forget_names(model: ir.Model, known: Known) -> None:

@@ -220,9 +220,9 @@ def comparison(monkeypatch: pytest.MonkeyPatch, spoil: Callable[[np.ndarray], np
     run = compare._session
     sessions = []
 
-    def session(model):
+    def session(model, threads):
         sessions.append(model)
-        inner, is_new = run(model), len(sessions) % 2 == 0  # the region before comes first
+        inner, is_new = run(model, threads), len(sessions) % 2 == 0  # the region before comes first
         return lambda feeds: {n: spoil(a) if is_new and n == "y" else a for n, a in inner(feeds).items()}
 
     with monkeypatch.context() as patch:
@@ -261,7 +261,7 @@ def test_an_op_whose_result_had_no_name_before_is_not_called_verified(monkeypatc
 
 
 def test_a_region_that_no_runtime_loads_is_not_called_verified(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(model):
+    def refuse(model, threads):
         raise Refusal("V908", "ONNX Runtime does not load the region: no.")
 
     monkeypatch.setattr(compare, "_session", refuse)

@@ -14,6 +14,8 @@ from export.graph.values import dims
 _SIZES = ((2, 5, 7, 3, 11, 13), (1, 1, 1, 1, 1, 1), (3, 16, 9, 4, 6, 10))
 """Sizes the symbols take, in the order they are met: batch, then lengths."""
 
+LONGEST = max(map(max, _SIZES))
+
 
 def alternatives(sizes: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
     """Yields sizes to try where a graph ties its symbols in ways their names do not say (equal, or n and 2n - 1)."""

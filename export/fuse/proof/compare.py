@@ -1,27 +1,30 @@
 """Compares one region of two graphs on ONNX Runtime CPU: cut at tensors both have, run on adversarial inputs."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
-from export.fuse.proof import adversary
+from export.fuse.proof import adversary, workers
 from export.fuse.proof.region import Cut, by_name, cut, masks_of, settled, to_model
 from export.fuse.proof.running import Arrays, Run
 from export.fuse.proof.running import runnable as _runnable
 from export.fuse.proof.running import session as _session
 from export.fuse.proof.signs import subtracted
 from export.fuse.proof.ties import Tie, settle, ties
-from export.fuse.proof.twins import fingerprint
+from export.fuse.proof.twins import Region, Twins
 from export.fuse.rows import Verification
 from export.graph.laws.levels import zero_or_one
-from export.graph.values import Refusal, graphs
+from export.graph.values import Refusal, dims, graphs
 from export.lower import bounds
 
 _TINY = 1e-30
+_LARGE = 1 << 20
+"""Elements of a tensor from which on ONNX Runtime is given more than one thread: starting them costs a small region
+more than it takes."""
 
 Bound = Callable[[Arrays], Sequence[np.ndarray]]
 
@@ -96,15 +99,20 @@ class Comparison:
         self.mask_only = {name for name, value in alone.items() if name in found and not _learned(value)}
         self.subtracted = set() if masks is None else subtracted(masks, self.mask_only)
         self._ties = (cache(lambda: ties(old_cut.nodes)), before.ties)
-        self.new_model = to_model(new_cut, [*self.outputs, *dict.fromkeys(inside)], opset)
-        self.old_model = to_model(old_cut, olds, before.opset)
-        self._exact: Callable[[], onnx.ModelProto] = lambda: to_model(old_cut, olds, before.opset, ir.DataType.DOUBLE)
-        ends = [*inputs, *(v for v in node.outputs if v.name)]
-        self.twin = fingerprint((self.old_model, self.new_model), self.leaves.values(), self.mask_only, ends)
+        self.sides = (
+            Region(old_cut, olds, before.opset),
+            Region(new_cut, [*self.outputs, *dict.fromkeys(inside)], opset),
+        )
+        self._ends = [*inputs, *(v for v in node.outputs if v.name)]
+
+    def twin(self, twins: Twins) -> bytes | None:
+        """Returns what is equal for two comparisons only if they compute the same; None where that is not told."""
+        return twins.fingerprint(self.sides, self.leaves.values(), self.mask_only, self._ends)
 
     def run(self, bound: Bound) -> Verification:
         """Runs all trials within `bound`; raises the refusal of the first that differs."""
-        old_run, new_run = _session(_runnable(self.old_model)), _session(_runnable(self.new_model))
+        threads = workers.count() if max(_largest(side.cut) for side in self.sides) > _LARGE else 1
+        old_run, new_run = (_session(_runnable(to_model(s.cut, s.ends, s.opset)), threads) for s in self.sides)
         worst, cases, told = (0.0, 0.0), 0, False
         for at, trial in enumerate(adversary.TRIALS):
             accepted = self._accepted(trial, at, old_run)
@@ -180,7 +188,9 @@ class Comparison:
         is off by in the same row, and no more. (Not in rows without keys: deep masks absorb scores in float32 only.)
         """
         try:
-            exact = _session(self._exact())({n: _in_double(a) for n, a in feeds.items()})[name]
+            old = self.sides[0]
+            wide = to_model(old.cut, old.ends, old.opset, ir.DataType.DOUBLE)
+            exact = _session(wide)({n: _in_double(a) for n, a in feeds.items()})[name]
         except (Refusal, RuntimeError):
             raise refusal from None  # not every operator has a float64 kernel: then the bound alone decides
         own = np.abs(want.astype(np.float64) - exact)
@@ -275,6 +285,12 @@ def _common_cut(new: Sequence[ir.Value], olds: Sequence[ir.Value], before: Befor
         if not dependent:
             return new_cut, old_cut
         opened |= dependent
+
+
+def _largest(region: Cut) -> int:
+    """Returns the elements of a region's largest tensor; a symbol is as large as it is ever drawn."""
+    made = [dims(value) or () for node in region.nodes for value in node.outputs]
+    return max(math.prod(d if isinstance(d, int) else adversary.LONGEST for d in shape) for shape in [*made, ()])
 
 
 def _never(_: ir.Value) -> bool:

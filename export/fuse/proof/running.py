@@ -27,10 +27,14 @@ def runnable(model: onnx.ModelProto) -> onnx.ModelProto:
         ) from error
 
 
-def session(model: onnx.ModelProto) -> Run:
+def session(model: onnx.ModelProto, threads: int = 1) -> Run:
     """Returns a function that runs a model.
 
     The function raises RuntimeError where the model does not run on what it is given.
+
+    Args:
+        model: The region.
+        threads: How many threads an operator may have; they do not spin between two operators.
 
     Raises:
         Refusal: The runtime does not load the model.
@@ -39,7 +43,8 @@ def session(model: onnx.ModelProto) -> Run:
 
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     names = [o.name for o in model.graph.output]
     try:

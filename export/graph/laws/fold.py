@@ -24,7 +24,7 @@ def fold(graph: ir.Graph) -> int:
     """Replaces every node of `graph` whose outputs are known by constants; returns how many."""
     folded = 0
     for node in graph:
-        if node.domain not in ("", "ai.onnx") or len(node.outputs) != 1:
+        if node.domain not in ("", "ai.onnx") or len(node.outputs) != 1 or node.outputs[0].is_graph_output():
             continue
         result = _known_shape(node)
         if result is None:
@@ -37,8 +37,6 @@ def fold(graph: ir.Graph) -> int:
 
 def _become(graph: ir.Graph, node: ir.Node, data: np.ndarray) -> None:
     old = node.outputs[0]
-    if old.is_graph_output():
-        return
     tensor = ir.Tensor(np.ascontiguousarray(data) if data.ndim else data, name=old.name)
     new = ir.Value(name=old.name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(data.shape), const_value=tensor)
     constant = ir.Node("", "Constant", [], [ir.AttrTensor("value", tensor)], outputs=[new], name=node.name)
