@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import fake_vendor
-import numpy as np
 import pytest
 
 from engines import cuda_buffers, engine_fit, engine_json, engine_runner, vendor
@@ -141,14 +140,17 @@ class TestOnGpu:
     def test_engine_computes_what_onnx_runtime_computes(self, tmp_path: Path) -> None:
         from engines.environment import default_sms, default_target
         from engines.feeds import random_feeds
-        from engines.ort_runner import OrtRunner
+        from export.onnx_subject import OnnxSubject
+        from export.parity.compare import compare
+        from export.parity.precision import precision
 
         target = default_target()
         built = _build(tmp_path, target, default_sms(target)[0])
-        runner, reference = EngineRunner(built), OrtRunner(tmp_path / "m.onnx")
+        runner, reference = EngineRunner(built), OnnxSubject(tmp_path / "m.onnx", "fp16", seed=0)
         for dims in ({"batch": 2, "length": 16}, {"batch": 1, "length": 1}, {"batch": 4, "length": 63}):
             feeds = random_feeds(runner.inputs, dims)
-            expected = reference.run(feeds)["y"].astype(np.float32)
-            np.testing.assert_allclose(runner.run(feeds)["y"].astype(np.float32), expected, rtol=2e-2, atol=6e-2)
+            (expected,) = reference.expected(feeds)
+            verdict = compare(runner.run(feeds)["y"], expected, precision("fp16"))
+            assert verdict.ok, (dims, verdict)
         with pytest.raises(UsageError, match=r"was built for 1\.\.64"):
             runner.run(random_feeds(runner.inputs, {"batch": 1, "length": 65}))
