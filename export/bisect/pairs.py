@@ -57,8 +57,9 @@ def by_module(paths: Iterable[str], export: Tensors, b: Tensors) -> list[Pair]:
     ours, theirs = exits(export.model.graph), exits(b.model.graph)
     found: dict[str, str] = {}
     for path in paths:
-        name = ours.get(path)
-        name = name if name in b.values else theirs.get(path)
+        if path not in ours:
+            continue  # several tensors leave it: it is called more than once, and B may have lost all calls but one
+        name = ours[path] if ours[path] in b.values else theirs.get(path)
         if name is not None and name in b.values:
             found[name] = path
     order = {name: at for at, name in enumerate(b.values)}

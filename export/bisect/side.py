@@ -90,8 +90,12 @@ def _graph(text: str) -> Side:
     if path.suffix == ".engine":
         from export.runnable import open_runnable
 
-        runner = open_runnable(path).runner
         graphs = sorted(path.parent.glob("lowered.*.onnx"))
+        try:
+            runner = open_runnable(path).runner
+        except BackendMissingError as error:
+            instead = f" Name {graphs[0]}, which it was built from, to compare that." if graphs else ""
+            raise BackendMissingError(f"NOT RUN: {error}{instead}") from error
         if not graphs:
             raise UsageError(f"There is no lowered.*.onnx beside {path}: an engine shows only what its graph names.")
         model, weights = _read(graphs[0])

@@ -77,7 +77,7 @@ def execute(args: argparse.Namespace) -> int:
             _log.info("wrote     %s", path)
     if args.json:
         stdout.write_json(document)
-    else:
+    elif not args.quiet:
         stdout.write(bench_table.render(document))
     return 1 if bench_table.wrong(document) else 0
 

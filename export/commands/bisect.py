@@ -36,6 +36,6 @@ def execute(args: argparse.Namespace) -> int:
     found = search(a, b, cases, limit=limit)
     if args.json:
         stdout.write_json(found.as_json())
-    else:
+    elif not args.quiet:
         stdout.write(bisection.render(found))
     return 0 if found.equal else 1

@@ -50,7 +50,7 @@ def execute(args: argparse.Namespace) -> int:
     if args.json:
         told = {"path": args.lock, "written": written, "lost": [asdict(loss) for loss in losses]}
         stdout.write_json({**found.as_json(), "lock": told if args.lock else None})
-    else:
+    elif not args.quiet:
         stdout.write(view.render(found, losses, said))
     for loss in losses:
         _log.error("%s", loss)

@@ -17,6 +17,6 @@ def execute(args: argparse.Namespace) -> int:
     seen = survey()
     if args.json:
         stdout.write_json(machine.as_json(seen))
-    else:
+    elif not args.quiet:
         stdout.write(machine.as_text(seen))
     return 0

@@ -45,13 +45,13 @@ def execute(args: argparse.Namespace) -> int:
         damaged = sorted(set(store.every_key()) - {entry.key for entry in entries})
         if args.json:
             stdout.write_json(view.listing_json(root, entries, damaged))
-        else:
+        elif not args.quiet:
             stdout.write(view.listing(root, entries, damaged))
     elif args.action == "show":
         shown = stored.find(store, args.which)
         if args.json:
             stdout.write_json(view.one_json(shown))
-        else:
+        elif not args.quiet:
             stdout.write(view.one(shown))
     else:
         limit = stored.size(args.max_size) if args.max_size else None
@@ -60,6 +60,6 @@ def execute(args: argparse.Namespace) -> int:
         )
         if args.json:
             stdout.write_json(view.collected_json(done))
-        else:
+        elif not args.quiet:
             stdout.write(view.collected(done))
     return 0

@@ -18,6 +18,8 @@ def execute(args: argparse.Namespace) -> int:
     if args.json:
         stdout.write_json({"schema": 1, "forms": rows})
         return 0
+    if args.quiet:
+        return 0
     cells = [(r["name"], r["attentions"], r["ropes"], " ".join(r["exporters"]), r["summary"]) for r in rows]
     stdout.write(table.render(("form", "attentions", "ropes", "exporters", "summary"), cells))
     return 0

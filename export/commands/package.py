@@ -31,6 +31,6 @@ def execute(args: argparse.Namespace) -> int:
     _log.info("wrote     %s", done.model)
     if args.json:
         stdout.write_json(done.as_json())
-    else:
+    elif not args.quiet:
         stdout.write(done.config.as_text())
     return 0

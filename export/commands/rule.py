@@ -20,7 +20,7 @@ def execute(args: argparse.Namespace) -> int:
         found = [rules.rule(code) for code in rules.codes()]
         if args.json:
             stdout.write_json({"schema": 1, "rules": [{"code": r.code, "title": r.title} for r in found]})
-        else:
+        elif not args.quiet:
             stdout.write(table.render(("code", "title"), [(r.code, r.title) for r in found]))
         return 0
     try:
@@ -32,6 +32,6 @@ def execute(args: argparse.Namespace) -> int:
     if args.json:
         fields = {"code": one.code, "title": one.title, "meaning": one.meaning, "change": one.change, "page": one.page}
         stdout.write_json({"schema": 1, **fields})
-    else:
+    elif not args.quiet:
         stdout.write(one.page)
     return 0

@@ -72,7 +72,7 @@ def execute(args: argparse.Namespace) -> int:
     )
     if args.json:
         stdout.write_json(done.as_json())
-    else:
+    elif not args.quiet:
         stdout.write(done.as_text())
     return 0
 
