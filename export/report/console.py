@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from export import progress
-from export.report import decode
+from export.fuse.rows import Attention
+from export.report import decode, latency
 from export.report.attentions import heads, verified
-from export.report.latency import of_attention
 from export.report.record import Report
 from export.report.terminal import FAILED, PASSED, kernel, stages
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 _log = logging.getLogger("export")
+_WIDE, _NARROW = 140, 100
+"""Columns from which on each column of the table has its place, and below which two share one."""
 _STYLES = {"fused": "green", "already": "green", "kept": "yellow", "decomposed": "yellow", "ok": "green"}
 
 
@@ -71,17 +73,21 @@ def write(report: Report) -> None:
 
     console = Console(highlight=False)
     with console.capture() as caught:
-        for part in _parts(report):
+        for part in _parts(report, console.width):
             console.print(part)
     stdout.write(caught.get())
 
 
-def _parts(report: Report) -> "Iterator[RenderableType]":
+def _parts(report: Report, width: int) -> "Iterator[RenderableType]":
     from rich.text import Text
 
     yield Text(f"truth: {report.truth}", style="dim")
     if report.attentions:
-        yield _table(report)
+        yield _table(report, width)
+        if not (report.folder / latency.NAME).is_file():
+            yield Text(
+                f"latency: NOT RUN; {latency.how(str(report.spec.get('source')), str(report.folder))}", style="dim"
+            )
     if decoded := decode.render(report.decode):
         yield Text(decoded)
     for lead, style, sentences in (
@@ -99,25 +105,41 @@ def _parts(report: Report) -> "Iterator[RenderableType]":
     yield Text(PASSED, style="bold green") if report.passed else Text(FAILED, style="bold red")
 
 
-def _table(report: Report) -> "RenderableType":
+def _table(report: Report, width: int) -> "RenderableType":
+    """Returns the table; a narrow terminal gets less of what is the same in each row, and cells of several lines."""
     from rich import box
     from rich.table import Table
 
-    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in ("block", "form", "mask", "rope", "H/Hkv x D", "op"):
-        drawn.add_column(title, overflow="fold")
-    for engine in report.engines:
-        drawn.add_column(f"SM {engine.sm}")
-    drawn.add_column("error / budget")
-    drawn.add_column("latency")
+    wide, measured = width >= _WIDE, (report.folder / latency.NAME).is_file()
+    gap = " " if wide else "\n"
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1) if wide else (0, 1, 0, 0))
+    drawn.add_column("block", overflow="fold")
+    engines = (f"SM {engine.sm}" for engine in report.engines)
+    ops = ("H/Hkv x D", "op") if width >= _NARROW else ("H/Hkv x D\nop",)
+    columns = ("mask", "rope", *ops, *engines, f"error /{gap}budget")
+    for title in (*(("form",) if wide else ()), *columns, *(("latency",) if wide or measured else ())):
+        drawn.add_column(title, overflow="fold", no_wrap=title not in ("form", "mask", "latency"))
     for index, row in enumerate(report.attentions):
-        kernels = [_styled(kernel(report, index, engine.sm)) for engine in report.engines]
-        facts = (row.name, form(report), row.mask, row.rope, heads(row))
-        op = f"{row.op} ({row.code})"
+        op = (heads(row), f"{row.op.removeprefix('ai.onnx::')}{gap}({row.code})")
         drawn.add_row(
-            *map(_styled, facts), _styled(op, row.status), *kernels, _styled(verified(row)), of_attention(report, row)
+            _named(row),
+            *([_styled(form(report))] if wide else []),
+            *map(_styled, (row.mask, row.rope)),
+            *(_styled(text, row.status) for text in (op if len(ops) == 2 else ("\n".join(op),))),
+            *(_styled(kernel(report, index, engine.sm)) for engine in report.engines),
+            _styled(verified(row).replace("/ ", f"/{gap}")),
+            *([latency.of_attention(report, row)] if wide or measured else []),
         )
     return drawn
+
+
+def _named(row: Attention) -> "Text":
+    """Returns the module's path, where it is known; the node's name is for what the sentences below are about."""
+    from rich.text import Text
+
+    if row.block and row.status == "kept":
+        return Text.assemble(row.block, "\n", (row.name, "dim"))
+    return Text(row.block or row.name)
 
 
 def _styled(text: str, of: str | None = None) -> "Text":

@@ -7,7 +7,7 @@ from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
-from test_terminal import KEPT, REPORT
+from test_terminal import FUSED, KEPT, REPORT
 
 from export import cli
 from export.errors import UsageError
@@ -97,7 +97,24 @@ def test_a_terminal_gets_one_table_and_the_verdict_last(capsys, monkeypatch) -> 
     row = next(line.split() for line in lines if line.strip().startswith("attn "))
     assert row[:7] == ["attn", "net.py:make", "bool", "qk", "8/2", "x", "64"]
     assert row[-1] == "-", "nothing was measured"
+    said = " ".join(" ".join(lines).split())
+    assert "latency: NOT RUN; python -m export bench net.py:make -o out/net/bench.json" in said
     assert "2250.00 (fused, odd)" in lines[-2]
+    assert lines[-1] == "FAILED"
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_a_narrow_terminal_loses_no_word(columns: int, capsys, monkeypatch) -> None:
+    from export.report import console
+
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("NO_COLOR", "1")
+    console.write(replace(REPORT, attentions=(replace(FUSED, block="layers.0.attention"), KEPT)))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= columns
+    words = ("layers.0.attention", "softmax_1", "8/2 x 64", "decomposed", "Attention", "(K203)", "1.00e-07 /")
+    for word in words:
+        assert any(word in line for line in lines), (word, lines)
     assert lines[-1] == "FAILED"
 
 

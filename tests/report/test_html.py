@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -205,6 +206,8 @@ def test_a_notebook_shows_reports_and_escapes_them() -> None:
         text = shown._repr_html_()
         tags = {name for name, _ in Tags(text).found}
         assert "table" in tags and not tags & {"script", "img"}
+        cells = [cell.text for cell in ElementTree.fromstring(f"<div>{text}</div>").iter("td")]
+        assert shown is report.parity or NASTY in cells, "well formed, and the name is there as it is"
     assert "FAILED" in report._repr_html_() and "2.25e+03" in report._repr_html_()
 
 
