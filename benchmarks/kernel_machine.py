@@ -80,14 +80,16 @@ def tensors(place: Place, dtype: str, device: str, seed: int) -> "dict[str, torc
 def trouble(task: "Task", variant: Variant, sm: int, device: str) -> str:
     """Returns why a variant is left out, "" where it is not; compiles it for this GPU too, into Triton's cache."""
     from plugins.kernels.arguments import Problem
-    from plugins.kernels.compile import compile_variant, misfit
+    from plugins.kernels.compile import compile_variant, misfit, unsuited
     from plugins.kernels.launch import launch
 
     for settings in dict.fromkeys(place.settings for place in task.places):
         like = next(place for place in task.places if place.settings == settings)
         try:
             problem = Problem(settings, like.heads, like.kv_heads, task.size, task.size, task.dtype)
-            wrong = misfit(compile_variant(problem, variant, sm, task.kernel)) if sm else ""
+            wrong = unsuited(problem, variant, scratch=True)
+            if sm and not wrong:
+                wrong = misfit(compile_variant(problem, variant, sm, task.kernel), scratch=True)
             if wrong:
                 return wrong
             # Sizes of the same divisibility as at the places, which is what Triton compiles for.

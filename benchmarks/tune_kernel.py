@@ -1,6 +1,6 @@
 """Tries the kernel's variants on the GPU at hand and writes the best into plugins/kernels/variants.json, as measured.
 
-    python benchmarks/tune_kernel.py [--sizes 64,128] [--dtypes bf16,fp16] [--seconds 280] [-o FILE]
+    python benchmarks/tune_kernel.py [--sizes 64,128] [--dtypes bf16] [--seconds 280] [-o FILE]
 
 All candidates are compiled beforehand, in parallel; those that do not fit or spill are left out. The others are timed
 in turn as CUDA graphs, by events (export/bench/gpu_clock.py), on the shapes that `bench gpu` reports; the one with the
@@ -16,7 +16,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from importlib import metadata
 from pathlib import Path
@@ -77,7 +77,12 @@ def candidates(task: Task, sm: int) -> tuple[Variant, ...]:
     else:
         grid = itertools.product((64, 128), (32, 64, 128), (4, 8), (2, 3, 4))
     item = 4 if task.dtype == "fp32" else 2
-    made = (Variant(*one) for one in grid)
+    made = [Variant(*one) for one in grid]
+    if task.kernel != DECODE:
+        wide = [v for v in made if v.block_m == 128 and v.block_n >= 64 and v.stages < 4]
+        ways = [(True, False, False), *([(False, True, False), (True, True, False)] if sm >= 90 else [])]
+        ways += [(False, True, True), (True, True, True)] if sm >= 100 else []  # on SM 90 the compiler specialises none
+        made += [replace(v, peeled=a, descriptors=b, specialized=c) for v, (a, b, c) in itertools.product(wide, ways)]
     # K and V of every stage but the one in use lie in shared memory; the compiler has the last word.
     fits = (v for v in made if 2 * v.block_n * task.size * item * (v.stages - 1) < SHARED_MEMORY[sm] * 1024)
     return tuple(dict.fromkeys((*present, *fits)))
@@ -141,7 +146,7 @@ def tuned(
         order = ranked(seen, next(iter(names)))
         best = names[order[0]]
         row = {"kernel": task.kernel, "dtype": task.dtype, "head_size": task.size, **measured}
-        row["variants"] = [list(vars(names[n]).values()) for n in order[:KEPT]]
+        row["variants"] = [names[n].as_row() for n in order[:KEPT]]
         found = tuning.with_row(found, "kernels", row)
         lines.append(f"{task.title}: {order[0]} of {len(names)} timed, {len(choices[task]) - len(names)} left out")
         if task.kernel == DECODE and now() < end:
@@ -160,7 +165,8 @@ def tuned(
 
 
 def _name(variant: Variant) -> str:
-    return f"{variant.block_m}x{variant.block_n} w{variant.warps} s{variant.stages}"
+    more = "".join(f" {name}" for name in variant.as_row()[4:])
+    return f"{variant.block_m}x{variant.block_n} w{variant.warps} s{variant.stages}{more}"
 
 
 def _timed(
@@ -174,7 +180,7 @@ def main(words: list[str], machine: Machine | None = None) -> int:
     """Measures and writes; 3 where there is no GPU, 2 where the words cannot be meant."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="128,64", help="head sizes, of 16, 32, 64, 128, 256 (default: %(default)s)")
-    parser.add_argument("--dtypes", default="bf16,fp16", help="of fp16, bf16, fp32 (default: %(default)s)")
+    parser.add_argument("--dtypes", default="bf16", help="of fp16, bf16, fp32 (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=280.0, help="what it may take (default: %(default)s)")
     parser.add_argument("--out", "-o", type=Path, default=tuning.DATA, help="file to write (default: the data itself)")
     args = parser.parse_args(words)

@@ -66,6 +66,9 @@ def constants(
         "BLOCK_DV": _power_of_two(problem.value_size),
         "BLOCK_S": SPLITS_AT_ONCE,
         "SPLIT": split,
+        "PEELED": variant.peeled,
+        "DESCRIPTORS": variant.descriptors,
+        "SPECIALIZED": variant.specialized,
         "WIDEN": widen,
     }
     return {name: value for name, value in every.items() if not names or name in names}

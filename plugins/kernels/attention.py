@@ -9,7 +9,7 @@ kernel serves every shape.
 import triton
 import triton.language as tl
 
-from plugins.kernels.online_softmax import fraction, rows_of, walk
+from plugins.kernels.online_softmax import fraction, nothing, rows_of, walk
 
 
 @triton.jit
@@ -47,6 +47,9 @@ def rotary_attention(
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_DV: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
+    SPECIALIZED: tl.constexpr,
+    PEELED: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
     """Writes one tile of `out`; grid [tiles of BLOCK_M queries, B * HEADS]. `plugins.contract` says what each means."""
@@ -82,36 +85,55 @@ def rotary_attention(
         last = tl.minimum(visible, tl.maximum((tile + 1) * BLOCK_M + shift, 0))
     if WINDOW > 0:
         first = tl.maximum(tile * BLOCK_M + shift - WINDOW + 1, 0) // BLOCK_N * BLOCK_N
-    _, total, sum_v = walk(
-        query,
-        row_in,
-        at,
-        k + kv_plane * keys * D,
-        v + kv_plane * keys * DV,
-        cos,
-        sin,
-        positions,
-        bias_start,
-        bias_row,
-        first,
-        last,
-        visible,
-        D,
-        DV,
-        SCALE,
-        SOFTCAP,
-        CAUSAL,
-        WINDOW,
-        ROTARY if ROTATE_K else 0,
-        INTERLEAVED,
-        BIAS,
-        PRECISION,
-        BLOCK_M,
-        BLOCK_N,
-        BLOCK_D,
-        BLOCK_DV,
-        WIDEN,
-    )
+    k_start = k + kv_plane * keys * D
+    v_start = v + kv_plane * keys * DV
+    best, total, sum_v = nothing(BLOCK_M, BLOCK_DV)
+    for part in tl.static_range(2):
+        # Whole tiles of keys that every query of this tile sees come first, without any masking.
+        if part == 1 or (PEELED and WINDOW == 0):
+            start, end = first, last
+            if PEELED and WINDOW == 0:
+                whole = visible
+                if CAUSAL:
+                    whole = tl.minimum(visible, tl.maximum(tile * BLOCK_M + shift + 1, 0))
+                whole = whole // BLOCK_N * BLOCK_N
+                start = 0 if part == 0 else whole
+                end = whole if part == 0 else last
+            best, total, sum_v = walk(
+                best,
+                total,
+                sum_v,
+                query,
+                row_in,
+                at,
+                k_start,
+                v_start,
+                cos,
+                sin,
+                positions,
+                bias_start,
+                bias_row,
+                start,
+                end,
+                visible,
+                D,
+                DV,
+                SCALE,
+                SOFTCAP,
+                CAUSAL,
+                WINDOW,
+                ROTARY if ROTATE_K else 0,
+                INTERLEAVED,
+                BIAS,
+                PRECISION,
+                BLOCK_N,
+                BLOCK_D,
+                BLOCK_DV,
+                DESCRIPTORS,
+                SPECIALIZED,
+                part == 0,
+                WIDEN,
+            )
 
     values = tl.arange(0, BLOCK_DV)
     out_start = out + plane.to(tl.int64) * queries * DV

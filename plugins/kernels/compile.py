@@ -21,6 +21,10 @@ PTX_VERSION = {80: 83, 86: 83, 87: 83, 89: 83, 90: 83, 100: 87, 103: 88, 110: 90
 """The lowest PTX version that has what the kernel needs on the architecture; CUDA 12.3 drivers and later take 8.3."""
 
 
+DESCRIPTORS_PTX = 87
+"""Loads by tensor descriptors, as Triton 3.9 writes them, take PTX 8.6; CUDA 12.8 drivers and later take 8.7."""
+
+
 class KernelError(Exception):
     """No variant of the kernel compiles for the architecture; the sentence says what each one met."""
 
@@ -59,13 +63,14 @@ class Compiled:
         return -(-queries // self.variant.block_m), planes, 1
 
 
-def compile_ahead(problem: Problem, sm: int, kernel: str = ATTENTION) -> Compiled:
+def compile_ahead(problem: Problem, sm: int, kernel: str = ATTENTION, scratch: bool = False) -> Compiled:
     """Returns the first variant that fits the architecture without spilling registers.
 
     Args:
         problem: What the kernel computes.
         sm: Compute capability, e.g. 80, 89, 90, 120.
         kernel: ATTENTION or DECODE.
+        scratch: Whether whoever launches it gives it global scratch memory, as Triton does and TensorRT does not.
 
     Raises:
         KernelError: The architecture is not known, or no variant fits it.
@@ -76,10 +81,12 @@ def compile_ahead(problem: Problem, sm: int, kernel: str = ATTENTION) -> Compile
         )
     met = []
     for variant in variants(max(constants_block(problem)), problem.dtype, kernel, sm):
-        compiled = compile_variant(problem, variant, sm, kernel)
-        trouble = misfit(compiled)
+        trouble = unsuited(problem, variant, scratch)
         if not trouble:
-            return compiled
+            compiled = compile_variant(problem, variant, sm, kernel)
+            trouble = misfit(compiled, scratch)
+            if not trouble:
+                return compiled
         met.append(f"{variant.block_m}x{variant.block_n}: {trouble}")
     raise KernelError(f"No variant of the kernel fits SM {sm} for {problem}: {'; '.join(met)}.")
 
@@ -90,10 +97,21 @@ def constants_block(problem: Problem) -> tuple[int, int]:
     return int(str(found["BLOCK_D"])), int(str(found["BLOCK_DV"]))
 
 
-def misfit(compiled: Compiled) -> str:
+def unsuited(problem: Problem, variant: Variant, scratch: bool) -> str:
+    """Returns why a variant is not for a problem, "" where it may be."""
+    if not variant.descriptors:
+        return ""
+    if not scratch:
+        return "its tensor descriptors need global scratch memory, which nobody gives it"
+    item = 4 if problem.dtype == "fp32" else 2
+    odd = [size for size in (problem.head_size, problem.value_size) if size * item % 16]
+    return f"tensor descriptors take rows of a multiple of 16 bytes, and a head has {odd[0]} numbers" if odd else ""
+
+
+def misfit(compiled: Compiled, scratch: bool = False) -> str:
     """Returns why a compiled kernel does not fit its architecture, "" where it does."""
     limit = SHARED_MEMORY[compiled.sm] * 1024
-    if compiled.scratch:
+    if compiled.scratch and not scratch:
         return f"it needs {compiled.scratch} bytes of global scratch memory, which nobody gives it"
     if compiled.shared > limit:
         return f"{compiled.shared} bytes of shared memory, {limit} are to be had"
@@ -133,7 +151,8 @@ def compile_variant(
         constexprs={(i,): values[name] for i, name in enumerate(names) if name in values},
         attrs={(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if types[name].startswith("*")},
     )
-    options = {"num_warps": variant.warps, "num_stages": variant.stages, "ptx_version": PTX_VERSION[sm]}
+    version = max(PTX_VERSION[sm], DESCRIPTORS_PTX if variant.descriptors else 0)
+    options = {"num_warps": variant.warps, "num_stages": variant.stages, "ptx_version": version}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="TRITON_DEFAULT_FP_FUSION")  # the default is what we want
         try:

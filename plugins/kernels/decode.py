@@ -22,7 +22,7 @@ built, since nothing here could show that it is faster.
 import triton
 import triton.language as tl
 
-from plugins.kernels.online_softmax import fraction, rows_of, walk
+from plugins.kernels.online_softmax import fraction, nothing, rows_of, walk
 
 
 @triton.jit(do_not_specialize=["splits"])  # one kernel for any number of them
@@ -64,6 +64,8 @@ def split_attention(
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_DV: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,
+    SPECIALIZED: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
     """Writes one tile of `parts` and `sums`, or of `out`; `plugins.contract` says what each argument means."""
@@ -105,7 +107,11 @@ def split_attention(
     share = tl.cdiv(tl.cdiv(tl.maximum(high - low, 0), splits), BLOCK_N) * BLOCK_N
     first = low + split * share
     last = tl.minimum(first + share, high)
+    best, total, sum_v = nothing(BLOCK_M, BLOCK_DV)
     best, total, sum_v = walk(
+        best,
+        total,
+        sum_v,
         query,
         row_in,
         at,
@@ -129,10 +135,12 @@ def split_attention(
         INTERLEAVED,
         BIAS,
         PRECISION,
-        BLOCK_M,
         BLOCK_N,
         BLOCK_D,
         BLOCK_DV,
+        DESCRIPTORS,
+        SPECIALIZED,
+        False,
         WIDEN,
     )
 

@@ -46,6 +46,7 @@ def launch(
     if splits is None:
         splits = _splits(problem, q, k) if q.is_cuda else 0
     variant = variant or _chosen(problem, q, DECODE if splits else ATTENTION)
+    _lend(variant, q.device)
     integers = (q.shape[2], k.shape[2], tensors["cos"].shape[0], *tensors["bias"].shape[:3])
     inputs = (*(tensors[name] for name in ("q", "k", "v", "cos", "sin", "bias", "lengths")), *integers)
     if splits:
@@ -91,4 +92,12 @@ def _chosen(problem: Problem, q: torch.Tensor, kernel: str) -> Variant:
 
 @functools.cache
 def _fitting(problem: Problem, capability: tuple[int, int], kernel: str) -> Variant:
-    return compile_ahead(problem, capability[0] * 10 + capability[1], kernel).variant
+    return compile_ahead(problem, capability[0] * 10 + capability[1], kernel, scratch=True).variant
+
+
+def _lend(variant: Variant, device: torch.device) -> None:
+    """Has Triton take the scratch memory of tensor descriptors from PyTorch."""
+    if variant.descriptors and device.type == "cuda":
+        import triton
+
+        triton.set_allocator(lambda size, alignment, stream: torch.empty(size, dtype=torch.int8, device=device))

@@ -4,6 +4,17 @@ The softmax is Milakov and Gimelshein's (2018), as Dao (2023) uses it: a running
 V weighted so far, all float32. Rotation is float32 too; what is rotated is rounded back to its own type before the
 product, as a rotation outside would leave it. Rows are whatever a program puts in its tile: `at` says at which position
 each stands.
+
+What was tried for speed, all of it variants in the data (`plugins.kernels.variants`), compiled for SM 90 and 120 by
+Triton 3.9, right in its interpreter, and NOT RUN on a GPU:
+- *peeled*: whole tiles of keys without a mask. Compiles for SM 80 and 89 too, at up to 32 registers more.
+- *descriptors*: on SM 90 and 120 K and V come by TMA (cp.async.bulk.tensor), with wgmma on SM 90; at D = 128 and tiles
+  of 128 x 128, 203 registers instead of 222. A descriptor made in the kernel lies in global scratch memory, 128 bytes
+  each, which TensorRT gives no plugin: PyTorch's launch alone takes this variant. It takes PTX 8.6. Where K is rotated,
+  K comes by pointers, since a rotation needs each row twice.
+- *specialized* (`tl.range(warp_specialize=True)`): on SM 90 the compiler leaves the code as it was; on SM 120 loads get
+  warps of their own (384 threads for 256, setmaxnreg) where they are by descriptors.
+A persistent grid was not tried: causal tiles of unequal length are what it would even out, and only a GPU can say.
 """
 
 import triton
@@ -39,6 +50,12 @@ def angles(table, positions, columns, seen, limit, HALF: tl.constexpr):
 
 
 @triton.jit
+def below(BLOCK: tl.constexpr, SIZE: tl.constexpr):
+    """Returns which of BLOCK columns there are; a constant where all are, so that no load is masked for nothing."""
+    return tl.full([BLOCK], 1, tl.int1) if BLOCK == SIZE else tl.arange(0, BLOCK) < SIZE
+
+
+@triton.jit
 def rows_of(
     start,  # the first row's address
     rows,  # [R]
@@ -54,7 +71,7 @@ def rows_of(
 ):
     """Returns rows [R, BLOCK_D] of Q or K in their own type, rotated."""
     columns = tl.arange(0, BLOCK_D)
-    inside = row_in[:, None] & (columns < D)[None, :]
+    inside = row_in[:, None] & below(BLOCK_D, D)[None, :]
     found = tl.load(start + rows[:, None] * D + columns[None, :], mask=inside, other=0.0)
     if ROTARY > 0:
         half: tl.constexpr = ROTARY // 2
@@ -70,7 +87,17 @@ def rows_of(
 
 
 @triton.jit
+def nothing(BLOCK_M: tl.constexpr, BLOCK_DV: tl.constexpr):
+    """Returns what `walk` has before the first key: (-inf, 0, 0)."""
+    best = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    return best, tl.zeros([BLOCK_M], tl.float32), tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
+
+
+@triton.jit
 def walk(
+    best,  # what was walked before, or `nothing`
+    total,
+    sum_v,
     query,  # [M, BLOCK_D]
     row_in,  # [M], whether there is such a query
     at,  # [M], its position among the keys
@@ -94,10 +121,12 @@ def walk(
     INTERLEAVED: tl.constexpr,
     BIAS: tl.constexpr,
     PRECISION: tl.constexpr,
-    BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
     BLOCK_DV: tl.constexpr,
+    DESCRIPTORS: tl.constexpr,  # tiles of V, and of K where it is not rotated, are loaded by tensor descriptors
+    SPECIALIZED: tl.constexpr,  # warps are specialised, as far as the compiler does
+    EVERY: tl.constexpr,  # every query sees every one of these keys: nothing is masked
     WIDEN: tl.constexpr,
 ):
     """Returns (maximum of the scores [M], sum of exp(score - maximum) [M], V weighted by those [M, BLOCK_DV]), float32.
@@ -106,13 +135,17 @@ def walk(
     """
     log2e: tl.constexpr = 1.4426950408889634
     values = tl.arange(0, BLOCK_DV)
-    best = tl.full([BLOCK_M], float("-inf"), tl.float32)
-    total = tl.zeros([BLOCK_M], tl.float32)
-    sum_v = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
-    for start in range(first, last, BLOCK_N):
+    if DESCRIPTORS:  # what lies beyond `visible` is 0 and not read
+        if ROTARY_K == 0:
+            k_tiles = tl.make_tensor_descriptor(k_start, [visible, D], [D, 1], [BLOCK_N, BLOCK_D])
+        v_tiles = tl.make_tensor_descriptor(v_start, [visible, DV], [DV, 1], [BLOCK_N, BLOCK_DV])
+    for start in tl.range(first, last, BLOCK_N, warp_specialize=SPECIALIZED):
         cells = start + tl.arange(0, BLOCK_N)
-        cell_in = cells < visible
-        key = rows_of(k_start, cells, cell_in, cells, cos, sin, positions, D, ROTARY_K, INTERLEAVED, BLOCK_D)
+        cell_in = tl.full([BLOCK_N], 1, tl.int1) if EVERY else cells < visible
+        if DESCRIPTORS and ROTARY_K == 0:
+            key = k_tiles.load([start, 0])
+        else:
+            key = rows_of(k_start, cells, cell_in, cells, cos, sin, positions, D, ROTARY_K, INTERLEAVED, BLOCK_D)
         if WIDEN:
             scores = tl.dot(query.to(tl.float32), tl.trans(key.to(tl.float32)), input_precision="ieee")
         else:
@@ -125,19 +158,23 @@ def walk(
         if BIAS:
             there = bias_start + bias_row[:, None] + cells[None, :]
             scores += tl.load(there, mask=keep, other=0.0).to(tl.float32)
-        if CAUSAL:
-            keep = keep & (cells[None, :] <= at[:, None])
-        if WINDOW > 0:
-            keep = keep & (at[:, None] - cells[None, :] < WINDOW)
-        scores = tl.where(keep, scores, float("-inf"))
+        if not EVERY:
+            if CAUSAL:
+                keep = keep & (cells[None, :] <= at[:, None])
+            if WINDOW > 0:
+                keep = keep & (at[:, None] - cells[None, :] < WINDOW)
+            scores = tl.where(keep, scores, float("-inf"))
 
         now = tl.maximum(best, tl.max(scores, 1))
         base = tl.where(now == float("-inf"), 0.0, now)  # a row that has seen no key yet
         weights = tl.exp2((scores - base[:, None]) * log2e)
         fade = tl.exp2((best - base) * log2e)
         total = total * fade + tl.sum(weights, 1)
-        in_v = cell_in[:, None] & (values < DV)[None, :]
-        value = tl.load(v_start + cells[:, None] * DV + values[None, :], mask=in_v, other=0.0)
+        if DESCRIPTORS:
+            value = v_tiles.load([start, 0])
+        else:
+            in_v = cell_in[:, None] & below(BLOCK_DV, DV)[None, :]
+            value = tl.load(v_start + cells[:, None] * DV + values[None, :], mask=in_v, other=0.0)
         if WIDEN:
             part = tl.dot(
                 weights.to(v_start.dtype.element_ty).to(tl.float32), value.to(tl.float32), input_precision="ieee"

@@ -6,6 +6,7 @@ code.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from plugins.kernels import tuning
 
@@ -24,12 +25,28 @@ class Variant:
         block_n: Keys of one step.
         warps: Warps of one program, 32 threads each.
         stages: Depth of the pipeline that loads the next keys.
+        peeled: Whether tiles of keys that every query sees are walked first, by a loop that masks nothing.
+        descriptors: Whether K and V are loaded by tensor descriptors (TMA on SM 90 and above).
+        specialized: Whether the compiler may give loads and products warps of their own.
     """
 
     block_m: int
     block_n: int
     warps: int
     stages: int
+    peeled: bool = False
+    descriptors: bool = False
+    specialized: bool = False
+
+    def as_row(self) -> list[int | str]:
+        """Returns it as the data has it: the four numbers, then the names of what is on."""
+        numbers = [self.block_m, self.block_n, self.warps, self.stages]
+        return [*numbers, *(name for name in ("peeled", "descriptors", "specialized") if getattr(self, name))]
+
+    @staticmethod
+    def of_row(row: list[Any]) -> "Variant":
+        """Returns the variant of `as_row`."""
+        return Variant(*row[:4], **dict.fromkeys(row[4:], True))
 
 
 _SMALL = (Variant(32, 32, 4, 2), Variant(16, 32, 4, 1), Variant(16, 16, 4, 1))
@@ -47,5 +64,5 @@ def variants(block: int, dtype: str, kernel: str = ATTENTION, sm: int | None = N
     """
     what = {"kernel": kernel, "dtype": dtype, "head_size": block}
     rows = ([] if sm is None else [tuning.row("kernels", sm, **what)], [tuning.general("kernels", **what)])
-    listed = [Variant(*numbers) for one in rows for row in one for numbers in row["variants"]]
-    return tuple(dict.fromkeys((*listed, *_SMALL)))
+    found = [Variant.of_row(listed) for one in rows for row in one for listed in row["variants"]]
+    return tuple(dict.fromkeys((*found, *_SMALL)))

@@ -112,3 +112,7 @@ DECODE_CALLS = (
 """Few queries: the decode kernel is checked on these."""
 SPLITS = {"fp32": 9, "fp16": 1, "bf16": 3}
 """In how many splits: more than the combining kernel adds at once, most of them without keys; one piece; several."""
+
+VARIANTS = ("values-of-their-own-size", "causal", "more-queries-than-keys", "window-after-a-cache", "lengths-and-none",
+            "bias-full", "rope")  # fmt: skip
+"""Calls on which loops without masks and loads by descriptors are checked."""

@@ -6,8 +6,8 @@ import pytest
 
 from plugins.contract import Settings
 from plugins.kernels.arguments import Problem
-from plugins.kernels.compile import Compiled, KernelError, compile_ahead
-from plugins.kernels.variants import SHARED_MEMORY, variants
+from plugins.kernels.compile import Compiled, KernelError, compile_ahead, compile_variant, misfit, unsuited
+from plugins.kernels.variants import SHARED_MEMORY, Variant, variants
 
 pytest.importorskip("triton", reason="NOT RUN: Triton is not installed")
 
@@ -36,6 +36,32 @@ def test_it_fits_and_uses_the_tensor_cores(sm: int, settings: Settings, size: in
     assert re.search(PRODUCT[sm], made.ptx)
     assert re.search(r"cp\.async\.cg\.shared\.global|ld\.global(\.\w+)*\.v4|cp\.async\.bulk", made.ptx)
     assert f".entry {made.name}(" in made.ptx
+
+
+@pytest.mark.parametrize("sm", (90, 120))
+def test_descriptors_load_by_tma_and_are_not_for_a_plugin(sm: int) -> None:
+    asked = problem(PLAIN, 128, "bf16")
+    tile = Variant(128, 64, 8, 2, peeled=True, descriptors=True)
+    made = compile_variant(asked, tile, sm)
+    assert "cp.async.bulk.tensor" in made.ptx and "cp.async.cg" not in made.ptx
+    assert re.search(PRODUCT[sm], made.ptx) and made.spilled == 0
+    assert made.scratch > 0 and "global scratch memory" in misfit(made) and not misfit(made, scratch=True)
+    assert "nobody gives it" in unsuited(asked, tile, scratch=False) and not unsuited(asked, tile, scratch=True)
+    assert "multiple of 16 bytes" in unsuited(problem(PLAIN, 20, "bf16"), tile, scratch=True)
+
+
+@pytest.mark.parametrize("sm", (89, 90))
+def test_a_loop_without_masks_comes_before_the_one_with(sm: int) -> None:
+    whole, parts = (
+        compile_variant(problem(PLAIN, 64, "fp16"), Variant(64, 64, 4, 2, peeled=p), sm) for p in (False, True)
+    )
+    assert len(re.findall(PRODUCT[sm], parts.ptx)) == 2 * len(re.findall(PRODUCT[sm], whole.ptx))
+    assert (parts.spilled, parts.scratch) == (0, 0)
+
+
+def test_warps_are_specialised_where_the_compiler_does() -> None:
+    tile = Variant(128, 64, 8, 2, descriptors=True, specialized=True)
+    assert "setmaxnreg" in compile_variant(problem(PLAIN, 128, "bf16"), tile, 120).ptx
 
 
 def test_float32_is_tf32_only_where_it_is_asked() -> None:

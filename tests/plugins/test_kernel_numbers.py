@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from problems import CALLS, Call
+from problems import CALLS, VARIANTS, Call
 
 from plugins.contract import ROTARY_ATTENTION
 from plugins.onnx_function import onnx_function
@@ -101,6 +101,18 @@ BUDGET = {"fp32": 10.0, "fp16": 1.0, "bf16": 1.0}
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)
 def test_the_kernel_gives_what_loops_give(call: Call, dtype: str, interpreted: dict[str, torch.Tensor]) -> None:
     assert_close(interpreted[f"{call.name} {dtype}"], call, call.tensors(DTYPES[dtype]), dtype, BUDGET[dtype])
+
+
+@pytest.fixture(scope="module")
+def peeled(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """Returns what the kernel makes of some calls where it walks whole tiles first and loads by descriptors."""
+    return outputs(tmp_path_factory.mktemp("peeled"), "peeled")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("call", [call for call in CALLS if call.name in VARIANTS], ids=lambda call: call.name)
+def test_no_variant_changes_the_numbers(call: Call, dtype: str, peeled: dict[str, torch.Tensor]) -> None:
+    assert_close(peeled[f"{call.name} {dtype}"], call, call.tensors(DTYPES[dtype]), dtype, BUDGET[dtype])
 
 
 @pytest.mark.parametrize("call", CALLS, ids=lambda call: call.name)

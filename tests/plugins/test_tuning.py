@@ -135,6 +135,15 @@ def test_keys_are_rotated_inside_up_to_the_first_loss() -> None:
     assert crossing({128: lost}) == 0
 
 
+def test_a_variant_is_read_as_it_was_written() -> None:
+    tile = Variant(128, 64, 8, 3, peeled=True, specialized=True)
+    assert tile.as_row() == [128, 64, 8, 3, "peeled", "specialized"] and Variant.of_row(tile.as_row()) == tile
+    tried = candidates(task(ATTENTION, 128), 90)
+    assert any(v.descriptors and v.peeled for v in tried) and not any(v.specialized for v in tried)
+    assert any(v.specialized for v in candidates(task(ATTENTION, 128), 120))
+    assert not any(v.descriptors for v in candidates(task(ATTENTION, 128), 89))
+
+
 @pytest.mark.parametrize("sm", [80, 89, 90, 120])
 def test_candidates_fit_the_shared_memory_and_begin_with_the_present(sm: int) -> None:
     for kernel, size in ((ATTENTION, 64), (ATTENTION, 128), (DECODE, 128)):
