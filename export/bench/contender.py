@@ -9,6 +9,8 @@ NARROW = "by hand, padding at the end"
 OURS, EXPORT, HAND, PEER, CONTRIB, TORCH = "attnproof", "as exported", "by hand", "tool", "ort operator", "pytorch"
 """Kinds: what this project makes of a file; the file itself; the graph written by hand; what another tool makes of the
 same file; ONNX Runtime's own operator by hand; PyTorch."""
+YARDSTICK = "yardstick"
+"""Kind of what computes something else on purpose, to hold a time against: its answer is not judged."""
 
 Outputs = Mapping[str, Any]
 

@@ -4,11 +4,13 @@ A graph holds several calls, so that what one launch costs is not timed, and eac
 inputs, so that none is found in the cache. NOT RUN so far: it needs a GPU.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from export.bench.clock import Times
 
+_log = logging.getLogger(__name__)
 CALLS, REPLAYS, WARMUP = 10, 30, 3
 INPUT_BYTES = 240 * 2**20
 """The sets of inputs together are larger than the cache of any GPU of today."""
@@ -23,6 +25,8 @@ def sets_needed(bytes_of_one: int) -> int:
 def interleaved(calls: Mapping[str, Callable[[], Any]], replays: int = REPLAYS) -> dict[str, Times]:
     """Returns the times of each call; one replay of its graph is one round, and the order of a round turns.
 
+    A call that cannot be captured is logged and has no times.
+
     Args:
         calls: What to time, by name: each launches its work on the current stream and takes the next set of inputs.
         replays: How often each graph is replayed.
@@ -30,7 +34,12 @@ def interleaved(calls: Mapping[str, Callable[[], Any]], replays: int = REPLAYS) 
     import torch
 
     cuda: Any = torch.cuda  # untyped
-    graphs = {name: captured(call) for name, call in calls.items()}
+    graphs = {}
+    for name, call in calls.items():
+        try:
+            graphs[name] = captured(call)
+        except RuntimeError as error:  # CUDA's and PyTorch's: a call that waits for the GPU cannot be part of a graph
+            _log.warning("%s is not timed: no CUDA graph holds it: %s", name, str(error).strip().splitlines()[0])
     times, names = {name: Times() for name in graphs}, list(graphs)
     for done in range(replays):
         turn = done % len(names)

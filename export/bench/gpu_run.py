@@ -1,29 +1,23 @@
 """A whole bench on a GPU: PyTorch's backends, flex_attention, the plugin's kernel. NOT RUN so far: it needs a GPU."""
 
-import itertools
 import logging
-from collections.abc import Callable, Mapping
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from engines.errors import BackendMissingError
 from engines.gpus import gpus
-from export.bench import cases, gpu_clock, torch_contenders
+from export.bench import gpu_cases, gpu_clock, gpu_targets, gpu_truth
 from export.bench.ceilings import Ceilings
-from export.bench.contender import OURS, Contender, Opened, not_here
 from export.bench.measure import summed_up
 from export.bench.result import Case, Result
 from export.bench.shapes import Shape
-from export.bench.truth import judged
 from export.bench.workload import Work, Workload
 
 if TYPE_CHECKING:
-    import torch
-
     from export.bench.run import Asked
 
 _log = logging.getLogger(__name__)
-DTYPE = "bf16"
+DEVICE, DTYPE = "cuda", "bf16"
 SIDE, COPIED = 8192, 2**30
 
 
@@ -59,71 +53,40 @@ def run(asked: "Asked", shapes: tuple[Shape, ...]) -> Result:
         seconds=asked.seconds,
         ceilings=top,
         cases=made,
+        targets=gpu_targets.targets(tuple(zip(shapes, made, strict=True)), top),
     )
 
 
 def _case(shape: Shape, top: Ceilings, asked: "Asked") -> Case:
+    import torch
+
     _log.info("case      %s", shape.name)
-    sets = [_inputs(shape, asked.seed + i) for i in range(gpu_clock.sets_needed(shape.bytes(2)))]
-    contenders = (
-        *(_rotating(sets, lambda x, i=i: torch_contenders.sdpa(shape, x)[i]) for i in range(4)),  # type: ignore[misc]
-        _rotating(sets[:1], lambda x: torch_contenders.flex(shape, x)),
-        _rotating(sets, lambda x: _plugin(shape, x)),
-        *(not_here(n, k, "It is not timed by CUDA graphs yet.") for n, k in (("ONNX Runtime CUDA", OURS),)),
+    torch.compiler.reset()  # else what is compiled for a dozen shapes falls back to eager without a word
+    torch.cuda.empty_cache()
+    number = gpu_clock.sets_needed(shape.bytes(2))
+    sets = [gpu_cases.draw(shape, asked.seed + i, DEVICE) for i in range(number)]
+    work = Work(
+        shape.flops(gpu_cases.kept_pairs(shape, sets[0])),
+        shape.bytes(2),
+        "useful pairs of the first set only; Q, K, V and the output once each",
     )
-    pairs = cases.kept_pairs(shape, sets[0])
-    work = Work(shape.flops(pairs), shape.bytes(2), "useful pairs only; Q, K, V and the output once each")
     workload = Workload(
         name=shape.name,
-        sizes={"batch": shape.batch, "queries": shape.queries, "heads": shape.heads, "head_size": shape.size},
+        sizes={
+            "batch": shape.batch,
+            "queries": shape.queries,
+            "keys": shape.key_count,
+            "heads": shape.heads,
+            "kv_heads": shape.kv_heads,
+            "head_size": shape.size,
+        },
         dtype=DTYPE,
-        contenders=contenders,
+        contenders=gpu_cases.contenders(shape, sets, asked.flex),
         work=work,
-        judge=lambda answers: judged(shape, {n: x.cpu() for n, x in sets[0].items()}, answers, DTYPE),
+        judge=lambda answers: gpu_truth.judged(shape, sets[0], answers, DTYPE),
         items=("tokens", shape.batch * shape.queries),
     )
     return summed_up(workload, top, lambda opened: gpu_clock.interleaved({n: o.call for n, o in opened.items()}))
-
-
-def _inputs(shape: Shape, seed: int) -> "dict[str, torch.Tensor]":
-    import torch
-
-    drawn = cases.draw(shape, seed)
-    return {n: x.to("cuda", torch.bfloat16 if x.is_floating_point() else x.dtype) for n, x in drawn.items()}
-
-
-def _rotating(sets: list[Any], make: Callable[[Any], Contender]) -> Contender:
-    """Returns a contender that takes the next set of inputs with each call; its answer is that of the first set."""
-    first = make(sets[0])
-
-    def open_() -> Opened:
-        opened = [make(one).open() for one in sets]
-        turns = itertools.cycle(opened)
-        return Opened(lambda: next(turns).call(), opened[0].outputs)
-
-    return Contender(first.name, first.kind, open_)
-
-
-def _plugin(shape: Shape, inputs: "Mapping[str, torch.Tensor]") -> Contender:
-    """Returns the plugin's kernel through PyTorch, RoPE inside where there is any."""
-
-    def open_() -> Opened:
-        import torch
-
-        from plugins.torch_operator import rotary_attention
-
-        keep = cases.keep(shape, inputs)
-        lengths = None if keep is None else keep.sum(-1).to(torch.int32)
-        rotary = cases.half_tables(shape, inputs["query"].device) if shape.family == "causal" else None
-
-        def call() -> Any:
-            q, k, v = cases.split(shape, dict(inputs))
-            kind = 1 if shape.family == "causal" else 0
-            return cases.merge(rotary_attention(q, k, v, rotary=rotary, lengths=lengths, causal_kind=kind))
-
-        return torch_contenders.opened(call, ("output",))
-
-    return Contender("attnproof plugin kernel", OURS, open_, stage="lowered")
 
 
 def _ceilings() -> Ceilings:

@@ -61,6 +61,8 @@ def summed_up(
             rows[name] = replace(row, status=NOT_RUN, reason=str(error))
     rows |= _judged(workload, rows, opened)
     times = timed(opened) if opened else {}
+    for name in set(opened) - set(times):
+        rows[name] = replace(rows[name], status=NOT_RUN, reason="It could not be timed; the log says why.")
     work, (item, count) = workload.work, workload.items
     floor = None
     if work.flops is not None:

@@ -3,10 +3,13 @@
 import platform
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from export.bench.ceilings import Ceilings
 from export.bench.spread import Ratio, Timing
+
+if TYPE_CHECKING:
+    from export.bench.gpu_targets import Target
 
 SCHEMA = 1
 PACKAGES = ("attnproof", "torch", "onnx", "onnx-ir", "onnxscript", "onnxruntime-gpu", "onnxruntime", "numpy")
@@ -96,6 +99,7 @@ class Result:
         seconds: About how long each case was timed.
         ceilings: The machine's two ceilings.
         cases: The cases.
+        targets: Of a GPU run: what it should reach, and whether it did; left out of the JSON of a CPU run.
         machine: Kind of machine, in words that name no owner.
         versions: Of the packages that compute.
     """
@@ -109,12 +113,14 @@ class Result:
     seconds: float
     ceilings: Ceilings
     cases: tuple[Case, ...]
+    targets: "tuple[Target, ...]" = ()
     machine: str = field(default_factory=lambda: machine())
     versions: dict[str, str] = field(default_factory=lambda: versions())
 
     def as_json(self) -> dict[str, Any]:
         """Returns the JSON document (schema 1)."""
-        return {"schema": SCHEMA, "kind": "bench", **asdict(self)}
+        found = {"schema": SCHEMA, "kind": "bench", **asdict(self)}
+        return found if self.targets else {n: value for n, value in found.items() if n != "targets"}
 
 
 def machine() -> str:

@@ -12,13 +12,15 @@ class Shape:
     Attributes:
         family: Which module computes it: "padded" (BERT-like: keys hidden by a padding mask that is an input),
             "lengths" (the same, the mask made of lengths), or "causal" (LLaMA-like: causal, grouped key/value heads,
-            RoPE on Q and K).
+            RoPE on Q and K). On a GPU also "full" (RoPE, no mask) and "decode" (the last query after a cache of rotated
+            keys).
         batch: B.
         queries: S, and how many keys there are unless `keys` says so.
         heads: Query heads H.
         kv_heads: Key/value heads Hkv.
         size: Head size D.
         keys: T; 0 means S.
+        kept: Of "lengths": the share of the keys that every batch row keeps; 0 means lengths uniform in [S/4, S].
     """
 
     family: str
@@ -28,12 +30,15 @@ class Shape:
     kv_heads: int = 12
     size: int = HEAD_SIZE
     keys: int = 0
+    kept: float = 0.0
 
     @property
     def name(self) -> str:
         """The words for tables, as in "padded B8 S512"; heads and head size where they are not 12 and 64."""
         tail = "" if (self.heads, self.size) == (12, HEAD_SIZE) else f" H{self.heads}/{self.kv_heads} D{self.size}"
-        return f"{self.family} B{self.batch} S{self.queries}{tail}"
+        cache = f" T{self.keys}" if self.keys else ""
+        kept = f" {self.kept:.0%} kept" if self.kept else ""
+        return f"{self.family} B{self.batch} S{self.queries}{cache}{tail}{kept}"
 
     @property
     def key_count(self) -> int:
@@ -78,12 +83,20 @@ PLACES = ((1, 128), (1, 512), (8, 128), (8, 512))
 PADDED = tuple(Shape("padded", b, s) for b, s in PLACES)
 CAUSAL = tuple(Shape("causal", b, s, kv_heads=4) for b, s in PLACES)
 LENGTHS = tuple(Shape("lengths", b, s) for b, s in PLACES)
-_SQUARE = tuple(
-    Shape(family, b, s, heads, heads, size)
-    for size, heads in ((64, 16), (128, 32))
-    for b, s in ((16, 512), (4, 2048), (1, 8192))
-    for family in ("lengths", "causal")
+_CELLS = ((16, 512), (4, 2048), (1, 8192))
+GPU = (
+    *(
+        Shape(family, b, s, heads, heads, size)
+        for size, heads in ((64, 16), (128, 32))
+        for family in ("full", "causal", "lengths")
+        for b, s in _CELLS
+    ),
+    *(Shape("causal", b, s, 32, 8, 128) for b, s in _CELLS),
+    Shape("full", 4, 4096, 16, 16, 64),
+    Shape("lengths", 4, 4096, 16, 16, 64, kept=0.25),
+    *(Shape("decode", b, 1, 32, 8, 128, t) for b, t in ((1, 2048), (1, 65536), (8, 8192), (32, 32768))),
 )
-GPU = (*_SQUARE, Shape("causal", 4, 2048, 32, 8, 128), Shape("lengths", 4, 4096, 16, 16, 64))
+"""Heads 16 of 64 and 32 of 128; grouped 32/8; a diffusion transformer's, with and without three quarters of its keys
+padding; decoding. `--only D64` and `--only D128` are the two calls that measure them all."""
 SETS = {"cpu": PADDED + CAUSAL, "padded": PADDED, "causal": CAUSAL, "lengths": LENGTHS, "gpu": GPU}
 """Shape sets by the name that `bench` takes; `cpu` is the eight cases."""

@@ -31,9 +31,8 @@ def sdpa(shape: Shape, inputs: "Mapping[str, torch.Tensor]") -> tuple[Contender,
 
             from export.bench import cases
 
-            on_cpu = all(x.device.type == "cpu" for x in inputs.values())
-            if on_cpu and backend in _WITHOUT_CPU_KERNEL:
-                raise Unavailable(f"PyTorch has no CPU kernel for its backend {backend}.")
+            if all(x.device.type == "cpu" for x in inputs.values()):
+                require_cpu_kernel(backend)
 
             def call() -> Any:
                 with sdpa_kernel(getattr(SDPBackend, backend)):
@@ -58,8 +57,7 @@ def flex(shape: Shape, inputs: "Mapping[str, torch.Tensor]") -> Contender:
         from export.bench import cases
 
         device = inputs["query"].device
-        if device.type == "cpu" and shutil.which("g++") is None:
-            raise Unavailable("torch.compile needs a C++ compiler on the CPU, and g++ is not on the path.")
+        require_compiler(device.type)
         mask = _rule(shape, inputs)
         batch = None if shape.family == "causal" else shape.batch
         block = create_block_mask(mask, batch, None, shape.queries, shape.key_count, device=str(device))
@@ -74,6 +72,18 @@ def flex(shape: Shape, inputs: "Mapping[str, torch.Tensor]") -> Contender:
         return opened(lambda: cases.merge(compiled(*cases.split(shape, dict(inputs)))), ("output",))
 
     return Contender("torch flex_attention, compiled", TORCH, open_)
+
+
+def require_cpu_kernel(backend: str) -> None:
+    """Raises Unavailable where a backend of PyTorch's attention has no CPU kernel."""
+    if backend in _WITHOUT_CPU_KERNEL:
+        raise Unavailable(f"PyTorch has no CPU kernel for its backend {backend}.")
+
+
+def require_compiler(device: str) -> None:
+    """Raises Unavailable where torch.compile has no compiler for the device."""
+    if device == "cpu" and shutil.which("g++") is None:
+        raise Unavailable("torch.compile needs a C++ compiler on the CPU, and g++ is not on the path.")
 
 
 def _rule(shape: Shape, inputs: "Mapping[str, torch.Tensor]") -> "Callable[..., torch.Tensor]":

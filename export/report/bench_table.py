@@ -26,8 +26,24 @@ def render(document: Document) -> str:
     """Returns the text for stdout; its last line is PASSED, or FAILED where an answer of ours is wrong."""
     parts = [_head(document)]
     parts += [_case(case) for case in document["cases"]]
-    parts += [_not_run(document), summary(document), "FAILED\n" if wrong(document) else "PASSED\n"]
+    parts += [_not_run(document), summary(document), _targets(document), "FAILED\n" if wrong(document) else "PASSED\n"]
     return "\n".join(part for part in parts if part)
+
+
+def _targets(document: Document) -> str:
+    """Returns a line for every target of a GPU run, "" where there are none."""
+    rows = [
+        (
+            target["status"],
+            target["name"],
+            target["case"] or "-",
+            "-" if target["value"] is None else f"{target['value']:.2f} ±{target['spread'] * target['value']:.2f}",
+            f"{target['bound']:g}",
+            target["reason"],
+        )
+        for target in document.get("targets", ())
+    ]
+    return table.render(("target", "what", "case", "found", "asked", "how"), rows) if rows else ""
 
 
 def wrong(document: Document) -> bool:
@@ -89,11 +105,11 @@ def markdown(document: Document) -> str:
 
 
 def _head(document: Document) -> str:
-    top = document["ceilings"]
+    top, product = document["ceilings"], "bf16" if document["device"] == "cuda" else "fp32"
     return (
         f"{document['command']}\n"
         f"{document['date']}, {document['machine']}, {document['pinning']}, seed {document['seed']}\n"
-        f"ceilings measured here: {top['flops_per_second'] / 1e9:.1f} GFLOP/s (matrix product, fp32), "
+        f"ceilings measured here: {top['flops_per_second'] / 1e9:.1f} GFLOP/s (matrix product, {product}), "
         f"{top['bytes_per_second'] / 1e9:.1f} GB/s (copy)\n"
     )
 
