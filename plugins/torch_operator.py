@@ -4,6 +4,7 @@
 node, under which `plugins.onnx_function` puts the body that ONNX Runtime runs.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -50,15 +51,15 @@ def rotary_attention(
     Raises:
         ValueError: Shapes or settings break the contract; the sentence says which and how.
     """
-    cos, sin = rotary if rotary is not None else (torch.zeros(1, 1, device=q.device),) * 2
+    cos, sin = rotary if rotary is not None else (_unread(q, (1, 1), torch.float32),) * 2
     return torch.ops.attnproof.rotary_attention(  # type: ignore[no-any-return]
         q,
         k,
         v,
         cos,
         sin,
-        q.new_zeros(1, 1, 1, 1) if bias is None else bias,
-        torch.zeros(1, dtype=torch.int32, device=q.device) if lengths is None else lengths,
+        _unread(q, (1, 1, 1, 1), q.dtype) if bias is None else bias,
+        _unread(q, (1,), torch.int32) if lengths is None else lengths,
         q.shape[-1] ** -0.5 if scale is None else scale,
         softcap,
         causal_kind,
@@ -69,6 +70,18 @@ def rotary_attention(
         int(bias is not None),
         int(lengths is not None),
     )
+
+
+def _unread(q: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Returns what stands for an input that is not given; on a GPU always the same, as filling it takes a launch."""
+    if q.is_cuda and type(q) is torch.Tensor:  # what traces hands in tensors of its own types
+        return _kept(shape, dtype, q.device)
+    return torch.zeros(shape, dtype=dtype, device=q.device)
+
+
+@functools.cache
+def _kept(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    return torch.zeros(shape, dtype=dtype, device=device)
 
 
 @torch.library.custom_op("attnproof::rotary_attention", mutates_args=())

@@ -28,6 +28,16 @@ def test_a_call_needs_only_what_it_uses() -> None:
     torch.testing.assert_close(rotary_attention(q, k, v), expected)
 
 
+def test_what_is_not_read_is_made_once_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    from plugins import torch_operator
+
+    q = torch.zeros(1)
+    assert torch_operator._unread(q, (1,), torch.int32) is not torch_operator._unread(q, (1,), torch.int32)
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)  # the tensors stay where they are
+    assert torch_operator._unread(q, (1,), torch.int32) is torch_operator._unread(q, (1,), torch.int32)
+    assert torch_operator._unread(q, (1, 1), torch.float32).shape == (1, 1)
+
+
 def test_a_wrong_call_is_refused_with_a_sentence() -> None:
     q, k = torch.zeros(1, 2, 3, 16), torch.zeros(1, 2, 3, 16)
     with pytest.raises(ValueError, match="q is float32, and v is float16; give one type"):
