@@ -32,6 +32,10 @@ class Opened:
     outputs: Callable[[], Outputs]
 
 
+def _nothing() -> None:
+    """There is nothing to make beforehand."""
+
+
 @dataclass(frozen=True)
 class Contender:
     """Something to time.
@@ -42,6 +46,7 @@ class Contender:
         open: Makes it ready with the workload's inputs; raises Unavailable where it cannot run here.
         route: Which export it was made of, as "torchscript-17"; "" where it was made of none.
         stage: Which stage of this project it is: "exported", "fused", "lowered"; "" for peers.
+        prepare: Makes what `open` opens, once, whose memory is not the contender's; raises Unavailable like it.
     """
 
     name: str
@@ -49,6 +54,7 @@ class Contender:
     open: Callable[[], Opened]
     route: str = ""
     stage: str = ""
+    prepare: Callable[[], object] = _nothing
 
 
 def not_here(name: str, kind: str, why: str, route: str = "") -> Contender:

@@ -55,6 +55,7 @@ def summed_up(
         name = key(contender)
         row = Row(contender.name, contender.kind, contender.route, contender.stage)
         try:
+            contender.prepare()
             opened[name], taken = memory.peak(contender.open)
             rows[name] = replace(row, memory_bytes=taken)
         except Unavailable as error:

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from export.bench.run import Asked
-    from export.capture import Captured
     from export.capture.contract import Source
     from export.parity import ParityReport
 
@@ -31,11 +30,11 @@ def workloads(asked: "Asked", folder: Path) -> "Iterator[Workload]":
     Raises:
         UsageError: The source does not load, or has no such sizes.
     """
-    yield _of_file(asked) if asked.source.endswith(".onnx") else _of_module(asked, folder)
+    yield _of_file(asked, folder) if asked.source.endswith(".onnx") else _of_module(asked, folder)
 
 
 def _of_module(asked: "Asked", folder: Path) -> Workload:
-    from export import capture, model_file
+    from export import capture
     from export.model.form import Case
     from export.parity import arrays
 
@@ -43,23 +42,22 @@ def _of_module(asked: "Asked", folder: Path) -> Workload:
     sizes = {**source.sizes(), **{n: opt for n, (_, opt, _) in source.dims.items() if n.isidentifier()}, **asked.sizes}
     inputs = source.draw(Case("bench", sizes, seed=asked.seed))
     feeds = arrays.feeds(inputs)
-    made: dict[str, Captured | CaptureError] = {}
+    failed: dict[str, CaptureError] = {}
 
     def file(route: str) -> Path:
         exporter, opset = ROUTES[route]
-        if route not in made:
-            try:
-                made[route] = capture.capture(source, dtype="fp32", exporter=exporter, opset=opset)
-            except CaptureError as error:
-                made[route] = error
-        found, path = made[route], folder / f"model.{route}.onnx"
-        if isinstance(found, CaptureError):
-            raise found
+        path = folder / f"model.{route}.onnx"
+        if route in failed:
+            raise failed[route]
         if not path.exists():
-            model_file.save(found.model, path)
+            try:
+                tools.written(capture.capture(source, dtype="fp32", exporter=exporter, opset=opset).model, path)
+            except CaptureError as error:
+                failed[route] = error
+                raise
         return path
 
-    contenders = [c for r in asked.routes for c in stages(lambda r=r: file(r), feeds, asked, r)]  # type: ignore[misc]
+    contenders = [c for r in asked.routes for c in stages(lambda r=r: file(r), folder, feeds, asked, r)]  # type: ignore[misc]
     contenders.append(torch_contenders.eager(source.module, inputs))
 
     def judge(answers: Mapping[str, Outputs]) -> "ParityReport":
@@ -79,7 +77,7 @@ def _of_module(asked: "Asked", folder: Path) -> Workload:
     )
 
 
-def _of_file(asked: "Asked") -> Workload:
+def _of_file(asked: "Asked", folder: Path) -> Workload:
     from engines.feeds import resolve_dims
     from engines.runner import TensorSpec
     from export import model_file
@@ -103,33 +101,35 @@ def _of_file(asked: "Asked") -> Workload:
         name=path.name,
         sizes=sizes,
         dtype=dtype,
-        contenders=(*stages(lambda: path, feeds, asked, ""), *elsewhere.contenders()),
+        contenders=(*stages(lambda: path, folder, feeds, asked, ""), *elsewhere.contenders()),
         work=graph_work.work(model, {name: array.shape for name, array in feeds.items()}),
         judge=judge,
         items=("calls", 1),
     )
 
 
-def stages(file: Callable[[], Path], feeds: "Arrays", asked: "Asked", route: str) -> list[Contender]:
-    """Returns a file as exported, our stages of it, and what the tools make of it; each is made when it is opened.
+def stages(file: Callable[[], Path], folder: Path, feeds: "Arrays", asked: "Asked", route: str) -> list[Contender]:
+    """Returns a file as exported, our stages of it, and what the tools make of it; each is made once.
 
     Args:
         file: The file; a ToolkitError of it says why all of them are NOT RUN.
+        folder: Where what is made of it goes.
         feeds: Inputs by name.
         asked: Threads, and whether fusing is verified.
         route: Which export it is, or "".
     """
 
-    def one(name: str, kind: str, make: Callable[[Path], Path | bytes], stage: str = "") -> Contender:
+    def one(name: str, kind: str, make: Callable[[Path, Path], Path], stage: str = "") -> Contender:
+        out = folder / f"{route or 'file'}.{name.replace(' ', '-').replace(',', '')}.onnx"
         return ort_contenders.contender(
-            name, kind, lambda: make(file()), feeds, asked.threads, route=route, stage=stage
+            name, kind, lambda: make(file(), out), feeds, asked.threads, route=route, stage=stage
         )
 
     return [
-        one("as exported", EXPORT, lambda path: path, "exported"),
-        one("fused, not lowered", OURS, lambda path: tools.fused(path, verify=asked.verify), "fused"),
-        one("attnproof", OURS, lambda path: tools.lowered(path, verify=asked.verify), "lowered"),
-        *(one(name, PEER, lambda path, tool=tool: tool(path, 0, 0)) for name, tool in tools.PEERS.items()),  # type: ignore[misc]
+        one("as exported", EXPORT, lambda path, out: path, "exported"),
+        one("fused, not lowered", OURS, lambda path, out: tools.fused(path, out, verify=asked.verify), "fused"),
+        one("attnproof", OURS, lambda path, out: tools.lowered(path, out, verify=asked.verify), "lowered"),
+        *(one(name, PEER, lambda path, out, tool=tool: tool(path, out, 0, 0)) for name, tool in tools.PEERS.items()),  # type: ignore[misc]
     ]
 
 

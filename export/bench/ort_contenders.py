@@ -1,5 +1,6 @@
 """Contenders that ONNX Runtime runs: one session each, the same options for all, inputs held as OrtValues."""
 
+import functools
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -30,7 +31,7 @@ def contender(
     Args:
         name: As the tables call it.
         kind: As in `export.bench.contender`.
-        model: Path or bytes, or what makes them; a ToolkitError of it, or Unavailable, says why it is NOT RUN.
+        model: Path or bytes, or what makes them, once; a ToolkitError of it, or Unavailable, says why it is NOT RUN.
         feeds: Inputs by name; those the graph does not take are left out.
         threads: Threads inside one operator.
         route: Which export it was made of.
@@ -38,14 +39,20 @@ def contender(
         outputs: What to call the graph's first outputs; the others are computed and not checked. All by default.
     """
 
-    def open_() -> Opened:
+    @functools.cache
+    def made() -> Model:
         try:
-            made = model() if callable(model) else model
-            return opened(made, feeds, threads, outputs)
+            return model() if callable(model) else model
         except ToolkitError as error:
             raise Unavailable(str(error)) from error
 
-    return Contender(name, kind, open_, route, stage)
+    def open_() -> Opened:
+        try:
+            return opened(made(), feeds, threads, outputs)
+        except ToolkitError as error:
+            raise Unavailable(str(error)) from error
+
+    return Contender(name, kind, open_, route, stage, made)
 
 
 def opened(model: Model, feeds: Mapping[str, np.ndarray], threads: int, outputs: tuple[str, ...] = ()) -> Opened:

@@ -21,7 +21,7 @@ class Files:
     def __init__(self, folder: Path, *, verify: bool) -> None:
         """Takes the folder that files are written to, and whether our own fusing is verified."""
         self._folder, self._verify = folder, verify
-        self._made: dict[tuple[str, ...], Path | bytes | Exception] = {}
+        self._made: dict[tuple[str, ...], Path | Exception] = {}
 
     def exported(self, shape: Shape, route: str) -> Path:
         """Returns the plain export of a shape's module. Raises Unavailable where the exporter does."""
@@ -31,24 +31,24 @@ class Files:
             _log.info("export    %s by %s", shape.family, route)
             return exports.export(cases.module(shape), cases.draw(shape, 0), route, path)
 
-        return Path(str(self._once((shape.family, route), make)))
+        return self._once((shape.family, route), make)
 
-    def of_tool(self, shape: Shape, route: str, tool: str, make: Callable[[Path], bytes]) -> bytes:
+    def of_tool(self, shape: Shape, route: str, tool: str, make: Callable[[Path, Path], Path]) -> Path:
         """Returns what a tool makes of an export; its failure is raised again each time it is asked for."""
 
-        def run() -> bytes:
+        def run() -> Path:
             path = self.exported(shape, route)
             _log.info("fuse      %s (%s) by %s", shape.family, route, tool)
-            return make(path)
+            return make(path, path.with_name(f"{path.stem}.{tool.replace(' ', '-')}.onnx"))
 
-        return bytes(self._once((shape.family, route, tool), run))
+        return self._once((shape.family, route, tool), run)
 
     @property
     def verify(self) -> bool:
         """Whether our own fusing runs each attention before and after."""
         return self._verify
 
-    def _once(self, name: tuple[str, ...], make: Callable[[], Path | bytes]) -> Path | bytes:
+    def _once(self, name: tuple[str, ...], make: Callable[[], Path]) -> Path:
         if name not in self._made:
             try:
                 self._made[name] = make()
@@ -101,8 +101,8 @@ def workload(
 def _of_route(shape: Shape, files: Files, route: str, feeds: Mapping[str, Any], threads: int) -> list[Contender]:
     width = shape.heads * shape.size
 
-    def made(name: str, kind: str, tool: Callable[[Path], bytes], stage: str = "") -> Contender:
-        def model() -> bytes:
+    def made(name: str, kind: str, tool: Callable[[Path, Path], Path], stage: str = "") -> Contender:
+        def model() -> Path:
             return files.of_tool(shape, route, name, tool)
 
         return ort_contenders.contender(name, kind, model, feeds, threads, route=route, stage=stage, outputs=OUTPUT)
@@ -114,10 +114,10 @@ def _of_route(shape: Shape, files: Files, route: str, feeds: Mapping[str, Any], 
         ort_contenders.contender(
             "as exported", EXPORT, plain, feeds, threads, route=route, stage="exported", outputs=OUTPUT
         ),
-        made("fused, not lowered", OURS, lambda path: tools.fused(path, verify=files.verify), "fused"),
-        made("attnproof", OURS, lambda path: tools.lowered(path, verify=files.verify), "lowered"),
+        made("fused, not lowered", OURS, lambda path, out: tools.fused(path, out, verify=files.verify), "fused"),
+        made("attnproof", OURS, lambda path, out: tools.lowered(path, out, verify=files.verify), "lowered"),
         *(
-            made(name, PEER, lambda path, tool=tool: tool(path, shape.heads, width))  # type: ignore[misc]
+            made(name, PEER, lambda path, out, tool=tool: tool(path, out, shape.heads, width))  # type: ignore[misc]
             for name, tool in tools.PEERS.items()
         ),
     ]

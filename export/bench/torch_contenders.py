@@ -67,6 +67,7 @@ def flex(shape: Shape, inputs: "Mapping[str, torch.Tensor]") -> Contender:
                 q, k = cases.rotated(shape, q, k)
             return flex_attention(q, k, v, block_mask=block, enable_gqa=shape.heads != shape.kv_heads)
 
+        torch.compiler.reset()  # PyTorch counts every shape's as recompilations of one function
         compiled = torch.compile(whole, dynamic=False, fullgraph=True)
         # The heads are split outside: compiled in, PyTorch 2.13 raises a LoweringException on the CPU.
         return opened(lambda: cases.merge(compiled(*cases.split(shape, dict(inputs)))), ("output",))
