@@ -67,6 +67,7 @@ tables: setup
 	$(BIN)/python tests/reader_pictures.py
 	$(BIN)/python benchmarks/fusion.py --render
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/model_speed.py --render
 	$(BIN)/python benchmarks/whole_models.py --render
 	$(BIN)/python benchmarks/large_model.py --render
 

@@ -66,7 +66,7 @@ class OrtRunner:
         self._lent: list[np.ndarray] = []
         self.name = ort_session.shown(model)
         options = ort_session.session_options(threads, optimization, verbose, lean=lean, data=data)
-        self._session = ort_session.open_session(model, self._row, options, verbose=verbose)
+        self._session = ort_session.open_session(model, self._row, options, verbose=verbose, without=self._row.slower)
         self.inputs = tuple(_spec(arg) for arg in self._session.get_inputs())
         self.outputs = tuple(_spec(arg) for arg in self._session.get_outputs())
         self.fallback = ort_session.nodes_elsewhere(self._session, self._row)

@@ -9,7 +9,7 @@ that compute on the model's data are refused.
 import contextlib
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +87,9 @@ def run_options(verbose: bool) -> Any:
     return options
 
 
-def open_session(model: str | os.PathLike[str] | bytes, row: Provider, options: Any, *, verbose: bool) -> Any:
+def open_session(
+    model: str | os.PathLike[str] | bytes, row: Provider, options: Any, *, verbose: bool, without: Sequence[str] = ()
+) -> Any:
     """Returns an onnxruntime.InferenceSession whose first provider is the one asked for.
 
     Args:
@@ -95,6 +97,7 @@ def open_session(model: str | os.PathLike[str] | bytes, row: Provider, options: 
         row: The provider.
         options: From `session_options`.
         verbose: Let ONNX Runtime write its log to stderr.
+        without: Graph optimisers of ONNX Runtime to leave out, by their names.
 
     Raises:
         UsageError: The file is missing, or ONNX Runtime does not accept the model.
@@ -116,7 +119,9 @@ def open_session(model: str | os.PathLike[str] | bytes, row: Provider, options: 
     chain = [_asked(name) for name in (row.ort, *(p for p in row.behind if p in available))]
     try:
         with _quiet(verbose):
-            session = onnxruntime.InferenceSession(model, options, providers=chain, enable_fallback=0)
+            session = onnxruntime.InferenceSession(
+                model, options, providers=chain, enable_fallback=0, disabled_optimizers=list(without)
+            )
     except Exception as error:  # its exceptions share no base class of their own
         raise _refused(error, name, row) from error
     first = session.get_providers()[0]

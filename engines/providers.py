@@ -27,6 +27,7 @@ class Provider:
         behind: Providers that may take the nodes it has no kernel for; the CPU is always the last.
         device: Where its tensors live: "cpu" or "cuda".
         remedy: What to install or do where it does not load.
+        slower: ONNX Runtime's own fusions that make it slower.
     """
 
     name: str
@@ -34,7 +35,12 @@ class Provider:
     behind: tuple[str, ...]
     device: str
     remedy: str
+    slower: tuple[str, ...] = ()
 
+
+SLOWER_ON_CPU = ("SkipLayerNormFusion",)
+"""One SkipLayerNormalization takes longer than the Add and the LayerNormalization it stands for: 7% of a whole BERT,
+onnxruntime 1.31 on AVX-512 (benchmarks/model_speed.py)."""
 
 _CPU = "CPUExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
@@ -43,7 +49,7 @@ _LIBRARIES = 'pip install "onnxruntime-gpu[cuda,cudnn]" on a machine with an NVI
 PROVIDERS = {
     p.name: p
     for p in (
-        Provider("cpu", _CPU, (), "cpu", "pip install --force-reinstall onnxruntime-gpu"),
+        Provider("cpu", _CPU, (), "cpu", "pip install --force-reinstall onnxruntime-gpu", SLOWER_ON_CPU),
         Provider("cuda", _CUDA, (_CPU,), "cuda", _LIBRARIES),
         Provider(
             "tensorrt",

@@ -45,7 +45,8 @@ class Contender:
         kind: One of the kinds of this file.
         open: Makes it ready with the workload's inputs; raises Unavailable where it cannot run here.
         route: Which export it was made of, as "torchscript-17"; "" where it was made of none.
-        stage: Which stage of this project it is: "exported", "fused", "lowered"; "" for peers.
+        stage: Which stage of this project it is: "exported", "fused", "lowered"; "" for peers; "set" where
+            ONNX Runtime is told to leave an optimisation out.
         prepare: Makes what `open` opens, once, whose memory is not the contender's; raises Unavailable like it.
     """
 

@@ -1,9 +1,11 @@
 """A form, a factory or an .onnx file as a workload: its exports, what the tools make of them, and PyTorch."""
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engines.providers import SLOWER_ON_CPU
 from export.bench import elsewhere, graph_work, ort_contenders, tools, torch_contenders
 from export.bench.contender import EXPORT, OURS, PEER, Contender, Outputs
 from export.bench.exports import ROUTES
@@ -34,6 +36,8 @@ def workloads(asked: "Asked", folder: Path) -> "Iterator[Workload]":
 
 
 def _of_module(asked: "Asked", folder: Path) -> Workload:
+    import torch
+
     from export import capture
     from export.model.form import Case
     from export.parity import arrays
@@ -57,7 +61,8 @@ def _of_module(asked: "Asked", folder: Path) -> Workload:
                 raise
         return path
 
-    contenders = [c for r in asked.routes for c in stages(lambda r=r: file(r), folder, feeds, asked, r)]  # type: ignore[misc]
+    norms = any(isinstance(one, torch.nn.LayerNorm) for one in source.module.modules())
+    contenders = [c for r in asked.routes for c in stages(lambda r=r: file(r), folder, feeds, asked, r, norms=norms)]  # type: ignore[misc]
     contenders.append(torch_contenders.eager(source.module, inputs))
 
     def judge(answers: Mapping[str, Outputs]) -> "ParityReport":
@@ -93,6 +98,8 @@ def _of_file(asked: "Asked", folder: Path) -> Workload:
     sizes = resolve_dims([TensorSpec(t.name, t.dtype, t.shape) for t in exported.inputs], asked.sizes)
     feeds = subject.draw(exported, sizes)
 
+    norms = any(node.op_type == "LayerNormalization" for node in model.graph)
+
     def judge(answers: Mapping[str, Outputs]) -> "ParityReport":
         profile = {name: (size, size, size) for name, size in sizes.items()}
         return subject.judge(exported, {n: Recorded(o) for n, o in answers.items()}, profile, "keep")
@@ -101,14 +108,16 @@ def _of_file(asked: "Asked", folder: Path) -> Workload:
         name=path.name,
         sizes=sizes,
         dtype=dtype,
-        contenders=(*stages(lambda: path, folder, feeds, asked, ""), *elsewhere.contenders()),
+        contenders=(*stages(lambda: path, folder, feeds, asked, "", norms=norms), *elsewhere.contenders()),
         work=graph_work.work(model, {name: array.shape for name, array in feeds.items()}),
         judge=judge,
         items=("calls", 1),
     )
 
 
-def stages(file: Callable[[], Path], folder: Path, feeds: "Arrays", asked: "Asked", route: str) -> list[Contender]:
+def stages(
+    file: Callable[[], Path], folder: Path, feeds: "Arrays", asked: "Asked", route: str, *, norms: bool
+) -> list[Contender]:
     """Returns a file as exported, our stages of it, and what the tools make of it; each is made once.
 
     Args:
@@ -117,18 +126,33 @@ def stages(file: Callable[[], Path], folder: Path, feeds: "Arrays", asked: "Aske
         feeds: Inputs by name.
         asked: Threads, and whether fusing is verified.
         route: Which export it is, or "".
+        norms: Whether it has a LayerNormalization, so that what ONNX Runtime makes of that is timed as well.
     """
 
-    def one(name: str, kind: str, make: Callable[[Path, Path], Path], stage: str = "") -> Contender:
-        out = folder / f"{route or 'file'}.{name.replace(' ', '-').replace(',', '')}.onnx"
+    def one(
+        name: str, kind: str, make: Callable[[Path, Path], Path], stage: str = "", without: tuple[str, ...] = ()
+    ) -> Contender:
+        def model() -> Path:
+            return make(file(), folder / f"{route or 'file'}.{name.replace(' ', '-').replace(',', '')}.onnx")
+
         return ort_contenders.contender(
-            name, kind, lambda: make(file(), out), feeds, asked.threads, route=route, stage=stage
+            name, kind, model, feeds, asked.threads, route=route, stage=stage, without=without
         )
 
+    def plain(path: Path, out: Path) -> Path:
+        return path
+
+    @functools.cache
+    def lowered(path: Path, out: Path) -> Path:
+        return tools.lowered(path, out, verify=asked.verify)
+
+    off = SLOWER_ON_CPU if norms else ()
     return [
-        one("as exported", EXPORT, lambda path, out: path, "exported"),
+        one("as exported", EXPORT, plain, "exported"),
+        *(one(f"as exported, no {name}", EXPORT, plain, "set", (name,)) for name in off),
         one("fused, not lowered", OURS, lambda path, out: tools.fused(path, out, verify=asked.verify), "fused"),
-        one("attnproof", OURS, lambda path, out: tools.lowered(path, out, verify=asked.verify), "lowered"),
+        one("attnproof", OURS, lowered, "lowered"),
+        *(one(f"attnproof, no {name}", OURS, lowered, "set", (name,)) for name in off),
         *(one(name, PEER, lambda path, out, tool=tool: tool(path, out, 0, 0)) for name, tool in tools.PEERS.items()),  # type: ignore[misc]
     ]
 

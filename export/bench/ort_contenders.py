@@ -25,6 +25,7 @@ def contender(
     route: str = "",
     stage: str = "",
     outputs: tuple[str, ...] = (),
+    without: tuple[str, ...] = (),
 ) -> Contender:
     """Returns a model as a contender on ONNX Runtime's CPU provider.
 
@@ -37,6 +38,7 @@ def contender(
         route: Which export it was made of.
         stage: Which stage of this project it is.
         outputs: What to call the graph's first outputs; the others are computed and not checked. All by default.
+        without: Graph optimisers of ONNX Runtime to leave out.
     """
 
     @functools.cache
@@ -48,15 +50,21 @@ def contender(
 
     def open_() -> Opened:
         try:
-            return opened(made(), feeds, threads, outputs)
+            return opened(made(), feeds, threads, outputs, without)
         except ToolkitError as error:
             raise Unavailable(str(error)) from error
 
     return Contender(name, kind, open_, route, stage, made)
 
 
-def opened(model: Model, feeds: Mapping[str, np.ndarray], threads: int, outputs: tuple[str, ...] = ()) -> Opened:
-    """Returns a session that computes these inputs; every graph optimisation is on, spinning is off.
+def opened(
+    model: Model,
+    feeds: Mapping[str, np.ndarray],
+    threads: int,
+    outputs: tuple[str, ...] = (),
+    without: tuple[str, ...] = (),
+) -> Opened:
+    """Returns a session that computes these inputs; every graph optimisation but those is on, spinning is off.
 
     Raises:
         UsageError: ONNX Runtime does not take the model.
@@ -67,7 +75,7 @@ def opened(model: Model, feeds: Mapping[str, np.ndarray], threads: int, outputs:
     options = session_options(threads, "all", verbose=False)
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    session = open_session(model, providers.provider("cpu"), options, verbose=False)
+    session = open_session(model, providers.provider("cpu"), options, verbose=False, without=without)
     wanted = [value.name for value in session.get_inputs()]
     missing = [name for name in wanted if name not in feeds]
     if missing:

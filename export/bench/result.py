@@ -24,7 +24,8 @@ class Row:
         name: As the tables call it.
         kind: What sort of contender: `export.bench.contender`.
         route: The export it was made of, or "".
-        stage: "exported", "fused" or "lowered" for the stages of this project, or "".
+        stage: "exported", "fused" or "lowered" for the stages of this project, "set" where ONNX Runtime is told
+            to leave an optimisation out, or "".
         status: "timed"; "WRONG" where it was timed and its answer is outside its budget; "NOT RUN".
         reason: Why, where the status is not "timed".
         timing: Its times.

@@ -134,7 +134,7 @@ def _row(row: RowJson) -> tuple[str, ...]:
         *(f"{time[name]:.3f}" for name in ("p50_ms", "p90_ms", "p99_ms")),
         f"{100 * time['spread']:.1f}%",
         "-" if time["cpu_ms"] is None else f"{time['cpu_ms']:.3f}",
-        _speedup(row),
+        speedup(row),
         "-" if ours is None or _is_ours(row) else _compared(ours),
         f"{row['items_per_second'] / 1000:.1f}",
         "-" if row["gflops"] is None else f"{row['gflops']:.1f}",
@@ -151,13 +151,13 @@ def _short(line: Line) -> tuple[str, ...]:
     return (
         line.case["name"],
         "-" if export is None else f"{export['timing']['p50_ms']:.3f}",
-        _speedup(line.ours),
-        _speedup(line.hand),
+        speedup(line.ours),
+        speedup(line.hand),
         line.arrived,
-        _speedup(line.tool),
+        speedup(line.tool),
         line.ahead,
-        _speedup(line.contrib),
-        _speedup(line.torch),
+        speedup(line.contrib),
+        speedup(line.torch),
         _percent(None if line.ours is None else line.ours["of_floor"]),
     )
 
@@ -190,7 +190,8 @@ def _is_ours(row: RowJson) -> bool:
     return bool(row["kind"] == "attnproof" and row["stage"] == "lowered")
 
 
-def _speedup(row: RowJson | None) -> str:
+def speedup(row: RowJson | None) -> str:
+    """Returns a row's speed-up over the graph as exported and half its interquartile range, "-" where there is none."""
     found = None if row is None else row["speedup"]
     return "-" if found is None else f"{found['value']:.2f} ±{found['spread'] * found['value']:.2f}"
 
@@ -198,8 +199,8 @@ def _speedup(row: RowJson | None) -> str:
 def _both(line: Line, row: RowJson | None) -> str:
     """Returns a speed-up by the wall clock and, in parentheses, by processor time."""
     if row is None or line.export is None or row["timing"]["cpu_ms"] is None:
-        return _speedup(row)
-    return f"{_speedup(row)} ({line.export['timing']['cpu_ms'] / row['timing']['cpu_ms']:.2f})"
+        return speedup(row)
+    return f"{speedup(row)} ({line.export['timing']['cpu_ms'] / row['timing']['cpu_ms']:.2f})"
 
 
 def _compared(ratio: dict[str, float]) -> str:
