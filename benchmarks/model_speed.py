@@ -23,7 +23,7 @@ RESULTS = Path(__file__).parent / "results" / "model_speed.json"
 PAGE = ROOT / "docs" / "measurements.md"
 BEGIN, END = "<!-- model speed: begin -->", "<!-- model speed: end -->"
 
-LAYERS = 12
+LAYERS, THREADS = 12, 2
 OFF = "SkipLayerNormFusion"
 SIZED: Mapping[str, Any] = MappingProxyType(
     {"hidden_size": 768, "num_hidden_layers": LAYERS, "num_attention_heads": 12, "max_position_embeddings": 4096}
@@ -103,7 +103,7 @@ def measured(case: Timed, folder: Path, seconds: float) -> dict[str, Any]:
         command="python benchmarks/model_speed.py",
         routes=(),
         sizes=dict(case.sizes),
-        threads=2,
+        threads=THREADS,
         seconds=seconds,
         seed=0,
         verify=True,
@@ -167,6 +167,9 @@ def main(words: list[str]) -> int:
     if not chosen:
         parser.error(f"no case's name holds {args.words}; there are {', '.join(case.name for case in CASES)}")
     if not args.render:
+        from export.bench import settings
+
+        settings.sleep_while_waiting(THREADS)  # before PyTorch, which exports, is imported
         kept = {d["cases"][0]["name"]: d for d in json.loads(RESULTS.read_text())} if RESULTS.exists() else {}
         with tempfile.TemporaryDirectory(prefix="attnproof-models-") as place:
             folder = args.folder or Path(place)

@@ -3,6 +3,9 @@
 import os
 import sys
 
+_asked: list[bool] = []
+"""Whether the first call came in time; the later ones change nothing."""
+
 _QUIET = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "KMP_BLOCKTIME": "0"}
 
 
@@ -16,4 +19,5 @@ def sleep_while_waiting(threads: int) -> bool:
         Whether that was in time: OpenMP reads it once, when PyTorch is imported.
     """
     os.environ.update(_QUIET, OMP_NUM_THREADS=str(threads))
-    return "torch" not in sys.modules
+    _asked.append("torch" not in sys.modules)
+    return _asked[0]
