@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from export import onnx_truth
-from export.ort_view import open_graph
+from engines.ort_runner import OrtRunner
+from export import external_data, onnx_truth
+from export.lower import for_ort_check
+from export.ort_view import LEAN_FROM, open_model
+from export.parity.reach import DRAWS
 from export.precision import TYPES, yardstick
 from export.precision.convert import Converted
 
@@ -23,7 +26,8 @@ if TYPE_CHECKING:
     Feeds = Mapping[str, npt.NDArray[np.generic]]
     Run = Callable[[Feeds], Arrays]
 
-MOVED_RUNS = 2
+FEW = 2
+"""Moved runs of a model whose every run takes seconds, or of its inputs."""
 
 
 @dataclass(frozen=True)
@@ -45,22 +49,22 @@ class Measure:
         return [run(feeds) for run in self.executions]
 
 
-def of_file(model: ir.Model, path: Path, dtype: str, feeds: "Feeds") -> Measure:
-    """Returns the measure of a file at its own dtype: run as it is, and with its inputs moved by one unit.
+def of_file(model: ir.Model, path: Path, feeds: "Feeds") -> Measure:
+    """Returns the measure of a file at its own dtype: run as it is, and with each step's result moved by one unit.
 
-    The file's own session is opened when it is first run, and only once: the truth's may be closed by then.
+    The session for it is opened when it is first run, and only once: the truth's may be closed by then.
 
     Raises:
         UsageError: ONNX Runtime cannot run the file.
     """
     truth = onnx_truth.of(model, feeds)
-    session = cache(partial(open_graph, path, optimization="disable"))
 
-    def own(feeds: "Feeds") -> "Arrays":
-        return session().run(feeds)
+    @cache
+    def own() -> OrtRunner:
+        return open_model(yardstick.shaken(for_ort_check(model)), path, optimization="disable")
 
-    again = (partial(_run_moved, own, dtype, seed) for seed in range(MOVED_RUNS))
-    return Measure(truth.run, truth.how, (own, *again))
+    draws = DRAWS if external_data.size(model) < LEAN_FROM else FEW
+    return Measure(truth.run, truth.how, yardstick.grids(lambda feeds: own().run(feeds), draws))
 
 
 def of_converted(converted: Converted, dtype: str, feeds: "Feeds") -> Measure:
@@ -69,8 +73,6 @@ def of_converted(converted: Converted, dtype: str, feeds: "Feeds") -> Measure:
     Raises:
         UsageError: ONNX Runtime cannot run that graph.
     """
-    from export.parity.reach import DRAWS
-
     to = TYPES[dtype]
     truth = onnx_truth.of(yardstick.with_rounded_weights(converted, to), feeds)
     own = yardstick.in_float32(yardstick.rounded(converted, to), converted.model)
@@ -92,10 +94,6 @@ def expected(exact: "Arrays", runs: "Sequence[Arrays]") -> "tuple[Expected, ...]
         far, norm = reach(wide, [r[name].astype("float64") for r in runs], None, None)
         found.append(Expected(name, dtype, wide, far, norm))
     return tuple(found)
-
-
-def _run_moved(run: "Run", dtype: str, seed: int, feeds: "Feeds") -> "Arrays":
-    return run(moved(feeds, dtype, seed))
 
 
 def moved(feeds: "Feeds", dtype: str, seed: int) -> "Arrays":

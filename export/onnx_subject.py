@@ -1,7 +1,7 @@
 """A ready ONNX file as the subject of a build: there is no PyTorch module, so the file itself is the reference.
 
 Its truth is the same graph in float64 (`export.onnx_truth`), and the yardstick of its error budget is the file's own
-error at its dtype: run on ONNX Runtime as it is, and with its inputs moved by up to one unit in the last place. A file
+error at its dtype: run on ONNX Runtime as it is, and with each step moved by up to one unit in the last place. A file
 in fp32 that another precision is asked of is converted first, and judged as it was (`export.precision.yardstick`).
 """
 
@@ -168,7 +168,7 @@ class OnnxSubject:
     def _measure(self, feeds: "Arrays") -> onnx_measure.Measure:
         if self._converted:
             return onnx_measure.of_converted(self._converted, self._dtype, feeds)
-        return onnx_measure.of_file(self._model, self._path, self._dtype, feeds)
+        return onnx_measure.of_file(self._model, self._path, feeds)
 
     def _as_in_the_file(self, feeds: "Arrays") -> "Arrays":
         """Returns feeds at the dtype of the build in the types of a file that was converted."""

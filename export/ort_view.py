@@ -32,18 +32,27 @@ def open_graph(path: Path, *, optimization: str = "layout") -> OrtRunner:
     from export.lower import for_ort_check
 
     model = model_file.load(path)
-    lean = external_data.size(model) >= LEAN_FROM
     nodes = list(model.graph.all_nodes())
     if not any(
         node.op_type in ("Attention", "TRT_Attention", "RotaryEmbedding") and node.domain == "" for node in nodes
     ):
-        return OrtRunner(path, optimization=optimization, lean=lean)
+        return OrtRunner(path, optimization=optimization, lean=external_data.size(model) >= LEAN_FROM)
+    return open_model(for_ort_check(model), path, optimization=optimization)
+
+
+def open_model(model: ir.Model, path: Path, *, optimization: str) -> OrtRunner:
+    """Returns a CPU runner of a graph that was made of the file in `path`, whose external data it may share.
+
+    Raises:
+        UsageError: ONNX Runtime's CPU provider cannot run the graph.
+    """
     try:
-        content = ir.to_proto(for_ort_check(model)).SerializeToString()
+        content = ir.to_proto(model).SerializeToString()
     except ValueError as error:  # protobuf's 2 GiB
         raise UsageError(
             f"{path} does not fit into memory as one piece ({error}); save it with external data."
         ) from error
+    lean = external_data.size(model) >= LEAN_FROM
     runner = OrtRunner(content, optimization=optimization, lean=lean, data=path.absolute().parent)
     runner.name = os.fspath(path)
     return runner

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from export import onnx_truth
 from export.bisect.tensors import Tensors
-from export.onnx_measure import MOVED_RUNS, expected, moved
+from export.onnx_measure import FEW, expected, moved
 from export.parity.compare import Expected
 from export.parity.precision import Precision
 
@@ -50,7 +50,7 @@ class OfGraph:
         """Returns what each tensor must be."""
         runner = self._tensors.runner(keys)
         own = runner.run(self._feeds)
-        runs = [own, *(runner.run(moved(self._feeds, self._dtype.name, seed)) for seed in range(MOVED_RUNS))]
+        runs = [own, *(runner.run(moved(self._feeds, self._dtype.name, seed)) for seed in range(FEW))]
         return {e.name: e for e in expected(self._exact(keys, own), runs)}
 
     def _exact(self, keys: Sequence[str], own: "Arrays") -> "Arrays":
@@ -86,7 +86,7 @@ class OfModule:
         with torch.no_grad(), plain_attention():
             own = _heard(self._narrow, keys, lambda: self._narrow(**self._inputs))
             runs = [own]
-            for seed in range(MOVED_RUNS):
+            for seed in range(FEW):
                 again = partial(rounding.rounded, self._narrow, (), self._inputs, seed=seed, zero=False)
                 runs.append(_heard(self._narrow, keys, lambda run=again: run().value))  # type: ignore[misc]
             exact = _heard(self._wide, keys, lambda: rounding.exact(self._wide, (), wide, zero=False).value)

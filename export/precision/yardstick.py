@@ -1,4 +1,6 @@
-"""What a converted graph is judged by: the float32 graph it was made from, never itself.
+"""How far rounding carries a graph: honest runs of it in which each step's result falls on another grid.
+
+A converted graph is judged by the float32 graph it was made from, never by itself.
 
 Its truth is that graph in float64, the weights rounded first that the conversion rounds. Its yardstick is the same
 graph in float32, attentions and rotations taken apart, with each tensor rounded that half precision stores: once as it
@@ -28,6 +30,16 @@ GRID = "yardstick/grid"
 """Input of the yardstick, from 1 to 2: what each number is multiplied by before it is rounded, and divided by after."""
 
 _FLOAT, _BOOL = ir.DataType.FLOAT, ir.DataType.BOOL
+_MOVED = (_FLOAT, ir.DataType.FLOAT16)
+
+_EXACT = frozenset(
+    """
+    Abs Cast CastLike Clip Concat Constant ConstantOfShape Dropout Expand Flatten Gather GatherElements GatherND
+    Identity Max Min Neg Pad Range Relu Reshape ScatterElements ScatterND Slice Split Squeeze Tile TopK Transpose Trilu
+    Unsqueeze Where
+    """.split()  # noqa: SIM905
+)
+"""Operators that move numbers and round none."""
 
 
 def with_rounded_weights(converted: Converted, to: ir.DataType) -> ir.Model:
@@ -65,6 +77,26 @@ def _spelled_out(model: ir.Model) -> ir.Model:
     steps = ir.from_proto(proto)
     shapes.infer(steps)
     return steps
+
+
+def shaken(model: ir.Model) -> ir.Model:
+    """Returns a graph at its own types in which the input `GRID` moves each step's result by up to a unit in its last
+    place; at 1 it is the graph as it was.
+
+    Inputs need not be moved for it: a model of token ids has none that could be. In half precision each step's result
+    is really stored so, where ONNX Runtime's CPU provider keeps float32 between operators it has no kernels for.
+    """
+    copy = model.clone()
+    shapes.infer(copy)
+    graph = copy.graph
+    grid = ir.Value(name=GRID, type=ir.TensorType(_FLOAT), shape=ir.Shape(()))
+    graph.inputs.append(grid)
+    steps = [(n, v) for n in graph if n.op_type not in _EXACT for v in n.outputs if v.dtype in _MOVED and v.name]
+    limits = {to: _limit(graph, to) for to in dict.fromkeys(v.dtype for _, v in steps) if to is not None}
+    for node, value in steps:
+        if value.dtype is not None:
+            _round_after(graph, node, value, (limits[value.dtype], grid), value.dtype)
+    return copy
 
 
 def grids(run: "Run", draws: int) -> "tuple[Run, ...]":
@@ -111,7 +143,7 @@ def _rounded(tensor: ir.TensorProtocol, to: ir.DataType) -> ir.TensorProtocol:
 
 
 def _limit(graph: ir.Graph, to: ir.DataType) -> ir.Value:
-    tensor = ir.tensor(np.float32(float(to.max) / 2), name="yardstick/limit")
+    tensor = ir.tensor(np.float32(float(to.max) / 2), name=f"yardstick/limit.{to.name}")
     value = ir.Value(name=tensor.name, type=ir.TensorType(_FLOAT), shape=ir.Shape(()), const_value=tensor)
     graph.register_initializer(value)
     return value
@@ -130,9 +162,14 @@ def _round_after(
         return made
 
     limit, grid = scales
-    within = add("LessOrEqual", _BOOL, add("Abs", _FLOAT, value), limit)
-    near = add("Cast", _FLOAT, add("Cast", to, add("Mul", _FLOAT, value, grid)))
-    result = add("Where", _FLOAT, within, add("Div", _FLOAT, near, grid), value)
+    exact = value if value.dtype == _FLOAT else add("Cast", _FLOAT, value)
+    within = add("LessOrEqual", _BOOL, add("Abs", _FLOAT, exact), limit)
+    near = add("Mul", _FLOAT, exact, grid)
+    if to != _FLOAT:
+        near = add("Cast", _FLOAT, add("Cast", to, near))
+    result = add("Where", _FLOAT, within, add("Div", _FLOAT, near, grid), exact)
+    if value.dtype is not None and value.dtype != _FLOAT:
+        result = add("Cast", value.dtype, result)
     graph.insert_after(node, nodes)
     for use in uses:
         use.node.replace_input_with(use.idx, result)
