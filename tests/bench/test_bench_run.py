@@ -171,7 +171,7 @@ def test_the_command_measures_writes_and_prints(
 ) -> None:
     monkeypatch.setitem(shapes.SETS, "cpu", TINY[1:2])
     words = ["bench", "--exports", "torchscript-17", "--threads", "1", "--seconds", "0.1", "--no-flex", "--no-verify"]
-    assert cli.main([*words, "-o", str(tmp_path / "r.json"), "--plots", str(tmp_path / "plots"), "-q"]) == 0
+    assert cli.main([*words, "-o", str(tmp_path / "r.json"), "--plots", str(tmp_path / "plots")]) == 0
     kept = json.loads((tmp_path / "r.json").read_text())
     assert capsys.readouterr().out == bench_table.render(kept)
     asked = "python -m export bench cpu --exports torchscript-17 --threads 1 --seconds 0.1 --no-flex --no-verify"
