@@ -66,6 +66,7 @@ tables: setup
 	$(BIN)/python tests/fuse/rules_table.py
 	$(BIN)/python tests/reader_pictures.py
 	$(BIN)/python benchmarks/fusion.py --render
+	$(BIN)/python benchmarks/pass_time.py --render
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/model_speed.py --render
 	$(BIN)/python benchmarks/whole_models.py --render

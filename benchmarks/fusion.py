@@ -4,9 +4,8 @@ Each export of a sample of `tests/corpus` (`SAMPLE`; `--all` takes all of it) is
 `ort_fusions` and to ONNX Runtime's transformer optimizer (each of its model types; the best result counts), each with a
 limit on its process time. A block counts as fused if it is one attention operator, as right if that graph gives what
 PyTorch gives (or what the export gives, where an exporter errs), as `make corpus` judges it; a graph with fused blocks
-that gives something else, or does not run, is wrong, and no tool says so. A second part times the pass alone on deep
-models. The results go to benchmarks/results/fusion.json; the tables of docs/measurements.md and the README's sentence
-are made of it.
+that gives something else, or does not run, is wrong, and no tool says so. The results go to
+benchmarks/results/fusion.json; the tables of docs/measurements.md and the README's sentence are made of it.
 """
 
 import argparse
@@ -22,10 +21,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import fusion_passes
 import fusion_tools
-from fusion_passes import timed
-from fusion_table import markdown, sentence, with_table
+import marked
+from fusion_table import markdown, sentence
 from fusion_tools import ATTENTION, TOOLS, Made, blocks
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -43,7 +41,7 @@ SAMPLE = (
 )  # fmt: skip
 """What is measured by default, chosen before anything was measured: text, decoders, pairs, vision and audio."""
 IMPLS, TRACED = ("eager", "sdpa"), ("d18", "d23", "ts17")
-DEPTHS = (32, 128)
+MARKED = "fusion"
 SEED = 0
 
 
@@ -136,22 +134,21 @@ def main(words: list[str]) -> int:
     parser.add_argument("--impls", nargs="+", default=list(IMPLS))
     parser.add_argument("--routes", nargs="*", default=list(TRACED))
     parser.add_argument("--tools", nargs="+", default=list(TOOLS), choices=list(TOOLS))
-    parser.add_argument("--depths", nargs="*", type=int, default=list(DEPTHS), help="layers of the pass-time table")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "attnproof-corpus")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("-o", "--out", type=Path, default=RESULTS)
-    parser.add_argument("--add", action="store_true", help="keep what the JSON holds of other exports and depths")
+    parser.add_argument("--add", action="store_true", help="keep what the JSON holds of other exports")
     parser.add_argument("--render", action="store_true", help="only write the pages from the JSON")
     args = parser.parse_args(words)
     if not args.render:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        held = json.loads(args.out.read_text()) if args.add else {"corpus": [], "pass_time": [], "command": ""}
+        held = json.loads(args.out.read_text()) if args.add else {"corpus": [], "command": ""}
         for results in measured(args, words, held):  # written as it grows: it takes an hour or more
             args.out.write_text(json.dumps(results, indent=1) + "\n")
     if args.out == RESULTS:
         results = json.loads(RESULTS.read_text())
         for page, text in ((PAGE, markdown(results)), (README, sentence(results))):
-            page.write_text(with_table(page.read_text(), text))
+            marked.write(page, MARKED, text)
     else:
         print(markdown(json.loads(args.out.read_text())))
     return 0
@@ -175,17 +172,12 @@ def measured(args: argparse.Namespace, words: list[str], held: dict[str, Any]) -
         "machine": machine(),
         "versions": {package: version(package) for package in PACKAGES},
         "seed": SEED,
-        "limits": {"export": fusion_tools.LIMIT, "pass": fusion_passes.LIMIT, "unit": "process seconds"},
+        "limits": {"export": fusion_tools.LIMIT, "unit": "process seconds"},
         "command": "; ".join([*filter(None, [held["command"]]), " ".join(["python benchmarks/fusion.py", *words])]),
         "tools": list(tools),
         "operators": sorted(f"{domain or 'ai.onnx'}::{op}" for domain, op in ATTENTION),
         "corpus": held["corpus"],
-        "pass_time": held["pass_time"],
     }
-    for depth in args.depths:
-        for made in timed(depth, args.impls, ("d18", "ts17"), tools, args.folder):
-            results["pass_time"] = _with(results["pass_time"], [made], ("layers", "impl", "route", "tool"))
-            yield results
     jobs = [
         (name, impl, tuple(args.routes), args.folder, tools)
         for name in (ENTRIES if args.all else args.names or SAMPLE if args.routes else ())
@@ -196,11 +188,12 @@ def measured(args: argparse.Namespace, words: list[str], held: dict[str, Any]) -
         for row in rows:
             said = "  ".join(f"{t}: {s.right}/{s.fused}" for t, s in row.tools.items())
             print(f"{row.name:24} {row.impl:6}{row.route:5} {row.expected} blocks  {said}", file=sys.stderr, flush=True)
-        results["corpus"] = _with(results["corpus"], [asdict(row) for row in rows], ("name", "impl", "route"))
+        results["corpus"] = merged(results["corpus"], [asdict(row) for row in rows], ("name", "impl", "route"))
         yield results
 
 
-def _with(rows: list[dict[str, Any]], new: list[dict[str, Any]], keys: tuple[str, ...]) -> list[dict[str, Any]]:
+def merged(rows: list[dict[str, Any]], new: list[dict[str, Any]], keys: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Returns rows told apart by some keys, in their order; what is new takes the place of what was."""
     found = {tuple(row[k] for k in keys): row for row in [*rows, *new]}
     return [found[key] for key in sorted(found)]
 

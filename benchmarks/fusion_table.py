@@ -2,7 +2,7 @@
 
 from typing import Any
 
-BEGIN, END = "<!-- fusion: begin -->", "<!-- fusion: end -->"
+from marked import table
 
 ROUTES = {
     "d18": "dynamo, opset 18",
@@ -13,7 +13,7 @@ ROUTES = {
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """Returns the page's tables: by route, by architecture, and the pass' time, and how they were measured."""
+    """Returns the page's tables: by route, by architecture, and how they were measured."""
     rows, tools = results["corpus"], results["tools"]
     seconds = ", ".join(f"{t} {sum(r['tools'][t]['seconds'] for r in rows):.0f} s" for t in tools)
     said = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
@@ -25,8 +25,6 @@ def markdown(results: dict[str, Any]) -> str:
             "types only the one that counts is timed).",
             "",
             *_by_architecture(rows, tools),
-            "",
-            *_pass_times(results["pass_time"], tools),
             "",
             f"Measured {results['date']} on a {results['machine']} by `{results['command']}` with {said}.",
             "",
@@ -47,21 +45,14 @@ def sentence(results: dict[str, Any]) -> str:
     )
 
 
-def with_table(page: str, table: str) -> str:
-    """Returns the page with the text between its markers replaced."""
-    head, _, rest = page.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    return f"{head}{BEGIN}\n{table}{END}{tail}"
-
-
 def _by_route(rows: list[dict[str, Any]], tools: list[str]) -> list[str]:
     heads = ["exported by", "exports", "blocks", "on arrival", *(f"{t}: right" for t in tools)]
-    lines = _heads([*heads, *(f"{t}: wrong" for t in tools)])
+    lines = []
     for impl in dict.fromkeys(r["impl"] for r in rows):
         for route, title in ROUTES.items():
             some = [r for r in rows if (r["impl"], r["route"]) == (impl, route)]
-            lines += [_line([f"{impl}, {title}", *_sums(some, tools)])] if some else []
-    return [*lines, _line(["all", *_sums(rows, tools)])]
+            lines += [[f"{impl}, {title}", *_sums(some, tools)]] if some else []
+    return table([*heads, *(f"{t}: wrong" for t in tools)], [*lines, ["all", *_sums(rows, tools)]])
 
 
 def _sums(rows: list[dict[str, Any]], tools: list[str]) -> list[int]:
@@ -70,36 +61,12 @@ def _sums(rows: list[dict[str, Any]], tools: list[str]) -> list[int]:
 
 
 def _by_architecture(rows: list[dict[str, Any]], tools: list[str]) -> list[str]:
-    lines = _heads(["architecture", "exports", "blocks", *(f"{t}: right (wrong)" for t in tools)])
+    lines = []
     for name in dict.fromkeys(r["name"] for r in rows):
         some = [r for r in rows if r["name"] == name]
         cells = [name, len(some), sum(r["expected"] for r in some)]
         for t in tools:
             right, wrong = (sum(r["tools"][t][k] for r in some) for k in ("right", "wrong"))
             cells.append(f"{right} ({wrong})" if wrong else right)
-        lines.append(_line(cells))
-    return lines
-
-
-def _pass_times(rows: list[dict[str, Any]], tools: list[str]) -> list[str]:
-    lines = _heads(["the pass alone", "nodes", *tools])
-    for key in dict.fromkeys((r["layers"], r["impl"], r["route"], r["nodes"]) for r in rows):
-        layers, impl, route, nodes = key
-        found = {r["tool"]: r for r in rows if (r["layers"], r["impl"], r["route"], r["nodes"]) == key}
-        cells = [_time(found.get(t)) for t in tools]
-        lines.append(_line([f"llama, {layers} layers, {impl}, {ROUTES[route]}", nodes, *cells]))
-    return lines
-
-
-def _time(row: dict[str, Any] | None) -> str:
-    if row is None:
-        return "-"
-    return row["said"] if row["seconds"] is None else f"{row['seconds']:.2f} s, {row['blocks']} blocks"
-
-
-def _heads(heads: list[str]) -> list[str]:
-    return [_line(heads), "|" + "---|" * len(heads)]
-
-
-def _line(cells: list[Any]) -> str:
-    return "| " + " | ".join(str(c) for c in cells) + " |"
+        lines.append(cells)
+    return table(["architecture", "exports", "blocks", *(f"{t}: right (wrong)" for t in tools)], lines)

@@ -17,10 +17,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import marked
+
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "large_model.json"
 PAGE = ROOT / "docs" / "measurements.md"
-BEGIN, END = "<!-- large model: begin -->", "<!-- large model: end -->"
+MARKED = "large model"
 HIDDEN, FEED_FORWARD, LAYERS, SM = 1536, 6144, 29, 89
 SHAPES = {"batch": "1:1:1", "length": "1:8:8"}
 
@@ -78,14 +80,8 @@ def main(words: list[str]) -> int:
             "row": row | {"source": "exported from examples/llama_like.py"},
         }
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    PAGE.write_text(with_sentence(PAGE.read_text(), markdown(json.loads(RESULTS.read_text()))))
+    marked.write(PAGE, MARKED, markdown(json.loads(RESULTS.read_text())))
     return 0
-
-
-def with_sentence(page: str, sentence: str) -> str:
-    """Returns the page with the text between its markers replaced."""
-    head, _, rest = page.partition(BEGIN)
-    return f"{head}{BEGIN}\n{sentence}{END}{rest.partition(END)[2]}"
 
 
 def markdown(results: dict[str, Any]) -> str:

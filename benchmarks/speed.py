@@ -12,12 +12,14 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+import marked  # noqa: E402
+
 from export.report import bench_plot, bench_table  # noqa: E402
 from export.report.bench_summary import joined  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = ROOT / "docs" / "measurements.md"
-BEGIN, END = "<!-- speed: begin -->", "<!-- speed: end -->"
+MARKED = "speed"
 
 
 def document() -> dict[str, Any]:
@@ -28,21 +30,14 @@ def document() -> dict[str, Any]:
 def block(kept: dict[str, Any]) -> str:
     """Returns what stands between the page's markers."""
     plots = "".join(f"\n![{alt}](../benchmarks/results/{name})\n" for name, alt in bench_plot.NAMES.items())
-    return f"{BEGIN}\n{bench_table.markdown(kept)}\n{plots}{END}"
-
-
-def with_block(page: str, text: str) -> str:
-    """Returns the page with the text between its markers replaced."""
-    head, _, rest = page.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    return f"{head}{text}{tail}"
+    return f"{bench_table.markdown(kept)}\n{plots}"
 
 
 def main() -> int:
     """Writes the plots and the page."""
     kept = document()
     bench_plot.write(kept, RESULTS)
-    PAGE.write_text(with_block(PAGE.read_text(), block(kept)))
+    marked.write(PAGE, MARKED, block(kept))
     return 0
 
 

@@ -16,6 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import marked
+
 import export
 from export.report.record import Report
 from export.report.terminal import byte_size
@@ -23,7 +25,7 @@ from export.report.terminal import byte_size
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "whole_models.json"
 PAGE = ROOT / "docs" / "measurements.md"
-BEGIN, END = "<!-- whole models: begin -->", "<!-- whole models: end -->"
+MARKED = "whole models"
 MODELS = {"BERT-like": "examples/bert_like.py:make", "LLaMA-like": "examples/llama_like.py:make"}
 SMS = (80, 86, 89, 120)
 SHAPES = {"batch": "1:1:2", "length": "1:32:32"}
@@ -117,13 +119,6 @@ def _size(size: int | None) -> str:
     return "-" if size is None else byte_size(size)
 
 
-def with_table(page: str, table: str) -> str:
-    """Returns the page with the text between its markers replaced."""
-    head, _, rest = page.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    return f"{head}{BEGIN}\n{table}{END}{tail}"
-
-
 def main(words: list[str]) -> int:
     """Builds the models that are named (both by default) and writes the JSON and the page."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -150,7 +145,7 @@ def main(words: list[str]) -> int:
                 "rows": [old[name] for name in MODELS if name in old],
             }
             RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    PAGE.write_text(with_table(PAGE.read_text(), markdown(json.loads(RESULTS.read_text()))))
+    marked.write(PAGE, MARKED, markdown(json.loads(RESULTS.read_text())))
     return 0
 
 

@@ -21,9 +21,13 @@ from export.errors import ToolkitError
 from export.model import registry
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import marked  # noqa: E402
+
 JSON = Path(__file__).with_suffix(".json")
 PAGE = ROOT / "docs" / "forms.md"
-BEGIN, END = "<!-- forms: begin -->", "<!-- forms: end -->"
+MARKED = "forms"
 SMS = (89, 120)
 ENGINE_DTYPES = ("fp16", "bf16", "fp32")
 RUN_DTYPES = ("fp32", "fp16")
@@ -160,13 +164,6 @@ def _reasons(r: Row) -> list[tuple[str, str]]:
     return found
 
 
-def with_table(page: str, table: str) -> str:
-    """Returns the page with the text between its markers replaced."""
-    head, _, rest = page.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    return f"{head}{BEGIN}\n{table}{END}{tail}"
-
-
 def main(words: list[str]) -> int:
     """Builds the rows that are named (all by default) and writes the JSON and the page."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -185,7 +182,7 @@ def main(words: list[str]) -> int:
             print(made["form"], made["parity"], {d: _engine(f) for d, f in made["engines"].items()}, flush=True)
     rows = [old[name] for name in registry.form_names() if name in old]
     JSON.write_text(json.dumps(rows, indent=1) + "\n")
-    PAGE.write_text(with_table(PAGE.read_text(), markdown(rows)))
+    marked.write(PAGE, MARKED, markdown(rows))
     return 0
 
 

@@ -91,8 +91,7 @@ def test_the_pictures_of_the_reader_are_what_is_drawn() -> None:
 
 def test_the_table_of_forms_is_that_of_the_json() -> None:
     rows, text = json.loads(forms_table.JSON.read_text()), forms_table.PAGE.read_text()
-    assert forms_table.BEGIN in text
-    assert text == forms_table.with_table(text, forms_table.markdown(rows))
+    assert text == forms_table.marked.with_text(text, forms_table.MARKED, forms_table.markdown(rows))
 
 
 def test_every_form_is_in_the_table() -> None:

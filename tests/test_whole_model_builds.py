@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import large_model  # noqa: E402
+import marked  # noqa: E402
 import whole_models  # noqa: E402
 
 from engines.vendor import NAMES, load  # noqa: E402
@@ -20,14 +21,12 @@ KINDS = {"BERT-like": ("padding", "none", [12, 12]), "LLaMA-like": ("causal", "q
 
 def test_the_table_is_that_of_the_json() -> None:
     text = whole_models.PAGE.read_text()
-    assert whole_models.BEGIN in text
-    assert text == whole_models.with_table(text, whole_models.markdown(SHOWN))
+    assert text == marked.with_text(text, whole_models.MARKED, whole_models.markdown(SHOWN))
 
 
 def test_the_sentence_on_the_large_model_is_that_of_its_json() -> None:
     text, results = large_model.PAGE.read_text(), json.loads(large_model.RESULTS.read_text())
-    assert large_model.BEGIN in text
-    assert text == large_model.with_sentence(text, large_model.markdown(results))
+    assert text == marked.with_text(text, large_model.MARKED, large_model.markdown(results))
     assert results["row"]["passed"] and results["row"]["size"] > 2**31 - 1
     (engine,) = results["row"]["engines"]
     assert all(kernels and len(kernels) == 1 for kernels in engine["kernels"].values())

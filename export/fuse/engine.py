@@ -16,7 +16,7 @@ from export.fuse.describe_rotations import describe_rotations, unread
 from export.fuse.emit import Emitted, emit
 from export.fuse.masks.prove import Prover
 from export.fuse.masks.upgrade import Upgrade, upgrade_all
-from export.fuse.prepare import collector_paused, prepared, unreachable
+from export.fuse.prepare import collector_paused, collector_sees_new, prepared, unreachable
 from export.fuse.reader import Walk, read_scores
 from export.fuse.rotary_embedding.fuse_rotations import fuse_rotations
 from export.fuse.rotary_embedding.repair import repair_rotations
@@ -138,7 +138,8 @@ def _fuse(model: ir.Model, options: Options, *, whole: bool) -> tuple[FuseResult
         if options.verify:
             from export.fuse.proof.verify import verify
 
-            failures, verified = verify(base, draft.model, draft.written, options.masked_rows)
+            with collector_sees_new():
+                failures, verified = verify(base, draft.model, draft.written, options.masked_rows)
             doubtful = {n.name for n, u in draft.upgraded.items() if u.changes and n.name in failures} - plain
             if doubtful:  # what was made of the mask is put back first
                 plain |= doubtful

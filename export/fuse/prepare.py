@@ -70,6 +70,22 @@ def collector_paused() -> Iterator[None]:
             gc.enable()
 
 
+@contextmanager
+def collector_sees_new() -> Iterator[None]:
+    """Lets the collector walk only what is made from now on: verifying makes little, beside models that stay.
+
+    Where the caller has frozen objects himself, nothing is done, for they would be freed with ours.
+    """
+    free = not gc.get_freeze_count()
+    if free:
+        gc.freeze()
+    try:
+        yield
+    finally:
+        if free:
+            gc.unfreeze()
+
+
 def _may_hold_attention(function: ir.Function, model: ir.Model) -> bool:
     nodes = list(function.graph.all_nodes())
     called = [model.functions[n.op_identifier()] for n in nodes if n.op_identifier() in model.functions]

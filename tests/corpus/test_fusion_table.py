@@ -13,6 +13,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import fusion  # noqa: E402
 import fusion_passes  # noqa: E402
+import marked  # noqa: E402
 from fusion_tools import TOOLS, Made, measured  # noqa: E402
 
 
@@ -21,7 +22,7 @@ def test_the_tables_are_those_of_the_json() -> None:
     for page, shown in ((fusion.PAGE, fusion.markdown(results)), (fusion.README, fusion.sentence(results))):
         text = page.read_text()
         assert shown in text
-        assert text == fusion.with_table(text, shown)
+        assert text == marked.with_text(text, fusion.MARKED, shown)
     assert {"date", "machine", "versions", "seed", "command", "limits"} <= set(results)
 
 
@@ -61,7 +62,7 @@ def test_the_time_of_a_pass_is_told_or_why_there_is_none(tmp_path: Path, monkeyp
 
 
 def test_what_is_measured_again_takes_the_place_of_what_was() -> None:
-    rows = fusion._with([{"k": 2, "v": 1}, {"k": 1, "v": 1}], [{"k": 2, "v": 3}], ("k",))
+    rows = fusion.merged([{"k": 2, "v": 1}, {"k": 1, "v": 1}], [{"k": 2, "v": 3}], ("k",))
     assert rows == [{"k": 1, "v": 1}, {"k": 2, "v": 3}]
 
 

@@ -5,8 +5,12 @@ from pathlib import Path
 
 from export import rules
 
-PAGE = Path(__file__).parents[2] / "docs" / "rules.md"
-BEGIN, END = "<!-- rules: begin -->", "<!-- rules: end -->"
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import marked  # noqa: E402
+
+PAGE, MARKED = ROOT / "docs" / "rules.md", "rules"
 FAMILIES = {
     "F": "The attention was fused",
     "A": "It was one op on arrival",
@@ -32,11 +36,5 @@ def tables() -> str:
     return "\n".join(lines)
 
 
-def with_tables(page: str) -> str:
-    """Returns the page with the text between its markers replaced."""
-    head, _, rest = page.partition(BEGIN)
-    return f"{head}{BEGIN}\n{tables()}{END}{rest.partition(END)[2]}"
-
-
 if __name__ == "__main__":
-    sys.exit(not PAGE.write_text(with_tables(PAGE.read_text())))
+    marked.write(PAGE, MARKED, tables())

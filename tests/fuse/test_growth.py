@@ -132,6 +132,18 @@ def test_what_inference_noted_for_itself_is_not_in_the_result() -> None:
     assert not result.model.meta
 
 
+def test_the_collector_leaves_the_models_alone_while_they_are_verified() -> None:
+    before = gc.get_freeze_count()
+    with prepare.collector_sees_new():
+        assert gc.get_freeze_count() > 10_000
+        with prepare.collector_sees_new():  # somebody else has frozen objects: they stay so
+            pass
+        assert gc.get_freeze_count() > 10_000
+    assert gc.get_freeze_count() == before == 0
+    assert fuse(stack(1)).summary.fused == 1
+    assert gc.get_freeze_count() == 0
+
+
 def test_the_collector_runs_again_after_fusing() -> None:
     assert gc.isenabled()
     with pytest.raises(RuntimeError), prepare.collector_paused():

@@ -9,9 +9,14 @@ import targets_table
 
 from export.lower.targets import TARGETS, Target
 
-FOLDER = Path(__file__).parents[2] / "docs" / "targets"
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import marked  # noqa: E402
+
+FOLDER = ROOT / "docs" / "targets"
 PAGES = {name: FOLDER / f"{name}.md" for name in TARGETS}
-BEGIN, END = "<!-- target: begin -->", "<!-- target: end -->"
+MARKED = "target"
 
 STEPS = {
     "add present outputs": "A past whose present outputs nobody reads: they are written; it computes both or none.",
@@ -122,13 +127,7 @@ def _listed(words: list[str] | list[int]) -> str:
     return ", ".join(map(str, words))
 
 
-def with_tables(page: str, text: str) -> str:
-    """Returns the page with the text between its markers replaced."""
-    head, _, rest = page.partition(BEGIN)
-    return f"{head}{BEGIN}\n{text}{END}{rest.partition(END)[2]}"
-
-
 if __name__ == "__main__":
     for name, path in PAGES.items():
-        path.write_text(with_tables(path.read_text(), tables(TARGETS[name])))
+        marked.write(path, MARKED, tables(TARGETS[name]))
     sys.exit()

@@ -10,8 +10,7 @@ from export.lower.targets import TARGETS
 @pytest.mark.parametrize("name", TARGETS)
 def test_the_page_shows_the_row_and_its_steps(name: str) -> None:
     page = target_pages.PAGES[name].read_text()
-    assert target_pages.BEGIN in page
-    assert page == target_pages.with_tables(page, target_pages.tables(TARGETS[name]))
+    assert page == target_pages.marked.with_text(page, target_pages.MARKED, target_pages.tables(TARGETS[name]))
 
 
 def test_every_step_is_explained_and_every_explanation_is_of_a_step() -> None:

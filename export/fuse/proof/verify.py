@@ -75,7 +75,7 @@ def _in_one_view(views: Sequence[Before], node: ir.Node, opset: int, masked_rows
         try:
             return _verify(view, node, opset, masked_rows, twins)
         except Refusal as refusal:
-            first = first or refusal
+            first = first or Refusal(refusal.code, refusal.sentence)  # without the frames, which hold the arrays
     if first is None:
         raise ValueError("no view of the graph before is given")
     raise first
