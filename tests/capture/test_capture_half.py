@@ -27,3 +27,19 @@ def test_sdpa_returns_the_querys_type(dtype: str, written: ir.DataType) -> None:
     weights = [v.const_value for v in captured.model.graph.initializers.values() if v.const_value is not None]
     assert output.dtype == written
     assert all(w.dtype == written for w in weights if w.size >= 16)
+
+
+class Hot(torch.nn.Module):
+    """Scores beyond fp16, given beside their softmax: ONNX Runtime's fp16 keeps float32 for the one and not the other."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scores = x @ x.transpose(-1, -2)
+        return torch.cat(((scores - scores.amax(-1, keepdim=True)).softmax(-1), scores), -1)
+
+
+def test_an_overflow_of_the_module_itself_is_not_taken_for_a_frozen_size() -> None:
+    x = torch.randn(2, 5, 16)
+    x[0] *= 150.0
+    source = of_module("hot", Hot().eval(), (x,))
+    assert not Hot()(x.half()).isfinite().all()
+    capture(source, dtype="fp16", exporter="torchscript")  # what overflows is said where the precision is judged
