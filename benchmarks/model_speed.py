@@ -119,8 +119,8 @@ def markdown(documents: list[dict[str, Any]]) -> str:
     from export.report import bench_table
     from export.report.bench_summary import lines
 
-    head = ["model", "exported by", "as exported", "without SLN fusion", "attnproof", "without SLN fusion"]
-    head += ["onnxscript", "ORT optimizer", "error/budget"]
+    head = ["model", "exported by", "as exported", "exported, SLN fusion off", "attnproof", "attnproof, SLN fusion off"]
+    head += ["onnxscript", "ORT optimizer", "attnproof's error/budget"]
     rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for document in documents:
         for line in lines(document):

@@ -167,7 +167,7 @@ def difference(got: "Array", own: "Array", exact: "Array", dtype: str) -> str | 
         return f"differs in {wrong} of {got.size} values" if wrong > TWICE * noise else None
     got, own, exact = (np.asarray(a, np.float64) for a in (got, own, exact))
     states = [np.where(np.isnan(a), 2, np.where(np.isinf(a), np.sign(a), 0)) for a in (got, own, exact)]
-    # Where the module overflows and float64 does not, a graph may do either, in one output at one place and not at another.
+    # Where the module overflows and float64 does not, a graph may do either, at one place this and at another that.
     if not np.all((states[0] == states[1]) | (states[0] == states[2])):
         return (
             f"is not finite in {int(np.sum(states[0] != 0))} places, and the module's in {int(np.sum(states[1] != 0))}"

@@ -25,6 +25,7 @@ class Line:
         case: The case's JSON.
         export: The baseline.
         ours: This project's graph, of the export where it is slowest.
+        own: How many times as fast this project's graph is as the very export it was made of, where that is least.
         hand: The fastest graph by hand.
         tool: The tool that comes closest to us on the same export, or is ahead.
         contrib: ONNX Runtime's own operator, the fastest.
@@ -38,6 +39,7 @@ class Line:
     tool: RowJson | None
     contrib: RowJson | None
     torch: RowJson | None
+    own: dict[str, float] | None = None
 
     @property
     def arrived(self) -> str:
@@ -89,8 +91,10 @@ def _line(case: Document) -> Line:
     timed = [row for row in case["rows"] if row["status"] == "timed" and row["speedup"] is not None]
     ours = [row for row in timed if row["kind"] == OURS and row["stage"] == "lowered"]
     tools = [row for row in timed if row["kind"] == TOOL and row["ours"] is not None]
+    exported = [row["ours"] for row in timed if row["kind"] == EXPORT and row["stage"] == "exported" and row["ours"]]
     return Line(
         case=case,
+        own=min(exported, key=lambda ratio: float(ratio["value"]), default=None),
         export=next((row for row in timed if row["kind"] == EXPORT), None),
         ours=min(ours, key=_speed, default=None),
         hand=_fastest(timed, HAND),

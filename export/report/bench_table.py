@@ -3,7 +3,12 @@
 from typing import Any
 
 from export.report import table
+from export.report.bench_legend import LEGEND
 from export.report.bench_summary import Document, Line, RowJson, lines
+
+NARROW = "by hand, padding at the end"
+FOR_P99 = 100
+"""Calls from which a 99th percentile is more than the largest of them."""
 
 _COLUMNS = (
     "contender",
@@ -26,7 +31,8 @@ def render(document: Document) -> str:
     """Returns the text for stdout; its last line is PASSED, or FAILED where an answer of ours is wrong."""
     parts = [_head(document)]
     parts += [_case(case) for case in document["cases"]]
-    parts += [_not_run(document), summary(document), _targets(document), "FAILED\n" if wrong(document) else "PASSED\n"]
+    parts += [_not_run(document), summary(document), _targets(document), LEGEND]
+    parts += ["FAILED\n" if wrong(document) else "PASSED\n"]
     return "\n".join(part for part in parts if part)
 
 
@@ -59,6 +65,7 @@ def summary(document: Document) -> str:
         "case",
         "as exported, ms",
         "attnproof",
+        "own export",
         "by hand",
         "arrived",
         "best tool",
@@ -73,8 +80,9 @@ def summary(document: Document) -> str:
 def markdown(document: Document) -> str:
     """Returns the docs' table of cases, with what is needed to read and repeat it."""
     rows = [
-        "| case | as exported | attnproof | best by hand | best tool, same file | com.microsoft | PyTorch | of floor |",
-        "|---|---|---|---|---|---|---|---|",
+        "| case | as exported | attnproof | over its own export | best by hand | best tool | com.microsoft | PyTorch "
+        "| of floor |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for line in lines(document):
         export = "-" if line.export is None else f"{line.export['timing']['p50_ms']:.3g} ms"
@@ -82,6 +90,7 @@ def markdown(document: Document) -> str:
             line.case["name"],
             export,
             f"**{_both(line, line.ours)}**",
+            _plus_minus(line.own),
             f"{_both(line, line.hand)} {_name(line.hand)}",
             f"{_both(line, line.tool)} {_name(line.tool)}",
             _both(line, line.contrib),
@@ -94,14 +103,42 @@ def markdown(document: Document) -> str:
         [
             *rows,
             "",
-            "Speed-up over the graph as PyTorch exported it, each the median of interleaved rounds ± half their "
-            "interquartile range; in parentheses by processor time, all threads together, which other work on the "
-            "machine disturbs less; fp32, q, k and v in, no projections; "
-            "attnproof is the slowest of the exports. "
+            f"Speed-up over the first plain export ({_baselines(document)}), each the median of interleaved rounds ± "
+            "half their interquartile range; in parentheses by processor time, all threads together, which other work "
+            "on the machine disturbs less; fp32, q, k and v in, no projections. *attnproof* and *over its own export* "
+            "are the slowest of the exports; *best tool* is the one that attnproof on the same export is least ahead "
+            "of. "
+            f"{_narrow(document)}"
             f"Measured {document['date']} on a {document['machine']}, {document['pinning']}, by "
             f"`{document['command']}` with {said}.",
         ]
     )
+
+
+def _rounds(case: Document) -> str:
+    """Returns how often a case's contenders were timed, "" where nothing was."""
+    timings = [row["timing"] for row in case["rows"] if row["timing"] is not None]
+    calls = sorted({timing["calls"] for timing in timings})
+    many = f"{calls[0]} to {calls[-1]}" if len(calls) > 1 else "".join(map(str, calls))
+    return f"; {timings[0]['rounds']} rounds of {many} calls" if timings else ""
+
+
+def _baselines(document: Document) -> str:
+    return ", ".join(dict.fromkeys(case["baseline"].partition("(")[2].rstrip(")") or "-" for case in document["cases"]))
+
+
+def _narrow(document: Document) -> str:
+    """Returns how attnproof compares with graphs by hand that need the padding at the end, "" where none was timed."""
+    found = [
+        (row["ours"]["value"], row["name"])
+        for case in document["cases"]
+        for row in case["rows"]
+        if row["kind"] == NARROW and row["ours"] is not None
+    ]
+    if not found:
+        return ""
+    least, most = (f"{end(value for value, _ in found):.2f}" for end in (min, max))
+    return f"*{found[0][1]}*, by hand, needs the padding at the end: attnproof is {least} to {most} times as fast. "
 
 
 def _head(document: Document) -> str:
@@ -109,6 +146,7 @@ def _head(document: Document) -> str:
     return (
         f"{document['command']}\n"
         f"{document['date']}, {document['machine']}, {document['pinning']}, seed {document['seed']}\n"
+        f"{', '.join(f'{name} {number}' for name, number in document['versions'].items())}\n"
         f"ceilings measured here: {top['flops_per_second'] / 1e9:.1f} GFLOP/s (matrix product, {product}), "
         f"{top['bytes_per_second'] / 1e9:.1f} GB/s (copy)\n"
     )
@@ -119,8 +157,9 @@ def _case(case: Document) -> str:
     floor = "" if case["floor_ms"] is None else f", roofline floor {case['floor_ms']:.3g} ms"
     sizes = " ".join(f"{name}={size}" for name, size in case["sizes"].items())
     head = (
-        f"{case['name']} ({case['dtype']}; {sizes}): {flops}, {case['bytes'] / 2**20:.2f} MiB{floor}; "
-        f"speed-up over: {case['baseline'] or 'nothing was timed'}; 1000/s: thousand {case['item']} a second\n"
+        f"{case['name']} ({case['dtype']}; {sizes}): {flops}, {case['bytes'] / 2**20:.2f} MiB moved{floor}; "
+        f"speed-up over: {case['baseline'] or 'nothing was timed'}; 1000/s: thousand {case['item']} a second"
+        f"{_rounds(case)}\n"
     )
     timed = [row for row in case["rows"] if row["timing"] is not None]
     return head + table.render(_COLUMNS, [_row(row) for row in timed])
@@ -131,7 +170,8 @@ def _row(row: RowJson) -> tuple[str, ...]:
     ours = row["ours"]
     return (
         _title(row),
-        *(f"{time[name]:.3f}" for name in ("p50_ms", "p90_ms", "p99_ms")),
+        *(f"{time[name]:.3f}" for name in ("p50_ms", "p90_ms")),
+        f"{time['p99_ms']:.3f}" if time["rounds"] * time["calls"] >= FOR_P99 else "-",
         f"{100 * time['spread']:.1f}%",
         "-" if time["cpu_ms"] is None else f"{time['cpu_ms']:.3f}",
         speedup(row),
@@ -152,6 +192,7 @@ def _short(line: Line) -> tuple[str, ...]:
         line.case["name"],
         "-" if export is None else f"{export['timing']['p50_ms']:.3f}",
         speedup(line.ours),
+        _plus_minus(line.own),
         speedup(line.hand),
         line.arrived,
         speedup(line.tool),
@@ -192,8 +233,11 @@ def _is_ours(row: RowJson) -> bool:
 
 def speedup(row: RowJson | None) -> str:
     """Returns a row's speed-up over the graph as exported and half its interquartile range, "-" where there is none."""
-    found = None if row is None else row["speedup"]
-    return "-" if found is None else f"{found['value']:.2f} ±{found['spread'] * found['value']:.2f}"
+    return _plus_minus(None if row is None else row["speedup"])
+
+
+def _plus_minus(ratio: dict[str, float] | None) -> str:
+    return "-" if ratio is None else f"{ratio['value']:.2f} ±{ratio['spread'] * ratio['value']:.2f}"
 
 
 def _both(line: Line, row: RowJson | None) -> str:
@@ -205,8 +249,8 @@ def _both(line: Line, row: RowJson | None) -> str:
 
 def _compared(ratio: dict[str, float]) -> str:
     if abs(ratio["value"] - 1) <= 2 * ratio["spread"]:
-        return f"equal ({ratio['value']:.2f})"
-    return f"{ratio['value']:.2f} x"
+        return f"equal ({_plus_minus(ratio)})"
+    return _plus_minus(ratio)
 
 
 def _percent(share: float | None) -> str:

@@ -30,7 +30,7 @@ def test_sdpa_returns_the_querys_type(dtype: str, written: ir.DataType) -> None:
 
 
 class Hot(torch.nn.Module):
-    """Scores beyond fp16, given beside their softmax: ONNX Runtime's fp16 keeps float32 for the one and not the other."""
+    """Scores beyond fp16 beside their softmax: ONNX Runtime keeps float32 for the one and not for the other."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         scores = x @ x.transpose(-1, -2)
