@@ -1,6 +1,6 @@
 """Cuts the same region out of two versions of a graph: from tensors both have, to one tensor both have."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -100,6 +100,21 @@ def cut(
     for name in [n for n in found.shaped if n in inside]:
         del found.shaped[name]
     return found
+
+
+def dependent(leaves: Mapping[str, ir.Value], before: Mapping[str, ir.Value]) -> frozenset[str]:
+    """Returns the names of the leaves that the graph before computes from other leaves; drawn, they are unrelated."""
+    found = set()
+    for name in leaves.keys() & before.keys():
+        start = before[name]
+
+        def stop(value: ir.Value, start: ir.Value = start) -> bool:
+            return value is not start and str(value.name) in leaves
+
+        met = cut([start], stop).leaves
+        if met.keys() & (leaves.keys() - {name}):
+            found.add(name)
+    return frozenset(found)
 
 
 def masks_of(mask: ir.Value, region: Cut) -> set[str]:
