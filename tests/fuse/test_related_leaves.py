@@ -1,4 +1,4 @@
-"""An op may read a tensor where the graph before read what it made of it: verification computes the one of the other."""
+"""An op may read a tensor where the graph before read what it made of it: then verification computes the one."""
 
 import onnx_ir as ir
 import pytest
