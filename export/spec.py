@@ -46,7 +46,8 @@ class Spec:
             too. What is absent comes from the form or the inputs.
         further_profiles: More shapes that the same engine is built for, each a text as `--shapes` takes it; what it
             does not name is as in `shapes`.
-        masked_rows: What a fully masked row gives: "keep" the meaning of the original, or "zero".
+        masked_rows: What a query row without keys gives: "keep", as the original except that a fused one gives 0 for
+            NaN, or "zero".
         attention: "native", where the plugin kernel stands in only for what the target does not compute itself, or
             "plugin", where it takes every attention it can (target tensorrt).
         require: "all", or how many attentions must end as one op, as text; None requires nothing.

@@ -63,7 +63,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         choices=ATTENTIONS,
         help="plugin: our kernel wherever it can (tensorrt); native: where needed",
     )
-    add("--masked-rows", choices=MASKED_ROWS, help="what a fully masked row gives (default: keep its meaning)")
+    add(
+        "--masked-rows",
+        choices=MASKED_ROWS,
+        help="what a query row without keys gives (default: keep, as PyTorch, except that a fused one gives 0 for NaN)",
+    )
     add("--require", metavar="all|N", help="exit 1 unless all, or N, attentions end as one op")
     add("--decode", action="store_const", const=True, help="also make prefill and step graphs with a key/value cache")
     add("--cache-length", type=int, metavar="N", help="tokens the cache holds (default: the largest length)")

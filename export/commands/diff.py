@@ -52,6 +52,6 @@ def execute(args: argparse.Namespace) -> int:
         stdout.write_json({**found.as_json(), "lock": told if args.lock else None})
     elif not args.quiet:
         stdout.write(view.render(found, losses, said))
-    for loss in losses:
+    for loss in losses if args.json or args.quiet else ():  # else stdout has just told them
         _log.error("%s", loss)
     return 1 if losses else 0

@@ -34,7 +34,7 @@ def reading_flags(parser: argparse.ArgumentParser) -> None:
         "--masked-rows",
         choices=MASKED_ROWS,
         default="keep",
-        help="what a fully masked row gives (default: keep its meaning)",
+        help="what a query row without keys gives (default: keep, as before, except that a fused one gives 0 for NaN)",
     )
     formats.flags(parser)
 

@@ -27,7 +27,7 @@ def lower_mark(call: Call, row: Target, build: Builder) -> tuple[Call, tuple[Ste
     elif call.swapped and call.query_heads is None:
         why = f"{row.title} fuses it unless the profile fixes the batch, which stands in for the heads, at 1."
     elif once:
-        why = f"{row.title} {once}: it is fused unless the profile fixes the length at 1."
+        why = f"{row.title} {once}: marked, it builds where a profile fixes the length at 1; any other is fused."
     elif row.marks == "all":
         why = f"What {row.title} fuses depends on the GPU; marked, it builds either way."
     else:

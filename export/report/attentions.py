@@ -22,7 +22,7 @@ def render(
     extra = {**blocks, **(columns or {})}
     header = ("attention", "status", "code", "op", "mask", "rope", "H/Hkv x D", "error / budget", *extra)
     lines = [
-        (r.name, r.status, r.code, r.op, r.mask, r.rope, heads(r), verified(r), *(cells[i] for cells in extra.values()))
+        (r.name, r.status, r.code, r.op, *traits(r), heads(r), verified(r), *(cells[i] for cells in extra.values()))
         for i, r in enumerate(rows)
     ]
     text = table.render(header, lines)
@@ -62,6 +62,11 @@ def heads(row: Attention) -> str:
     """Returns "8/2 x 64" for 8 query heads, 2 key/value heads of size 64; "?" where the graph does not say."""
     query, kv, size = ("?" if n is None else str(n) for n in (row.heads, row.kv_heads, row.head_size))
     return f"{query}/{kv} x {size}"
+
+
+def traits(row: Attention) -> tuple[str, str]:
+    """Returns mask and rope; "?" for an attention that was kept, which nobody read to the end."""
+    return ("?", "?") if row.status == "kept" else (row.mask, row.rope)
 
 
 def verified(row: Attention) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from export import progress
 from export.fuse.rows import Attention
 from export.report import decode, latency
-from export.report.attentions import heads, verified
+from export.report.attentions import heads, traits, verified
 from export.report.record import Report
 from export.report.terminal import FAILED, PASSED, kernel, stages
 
@@ -124,7 +124,7 @@ def _table(report: Report, width: int) -> "RenderableType":
         drawn.add_row(
             _named(row),
             *([_styled(form(report))] if wide else []),
-            *map(_styled, (row.mask, row.rope)),
+            *map(_styled, traits(row)),
             *(_styled(text, row.status) for text in (op if len(ops) == 2 else ("\n".join(op),))),
             *(_styled(kernel(report, index, engine.sm)) for engine in report.engines),
             _styled(verified(row).replace("/ ", f"/{gap}")),

@@ -127,7 +127,7 @@ def write(
         "parts": parts,
     }
     files.write_json(folder / engine_json.NAME, {**content, SEAL: seal(content)})
-    html.write(folder, name=report.folder.name)
+    html.write(folder, name=str(report.folder))
 
 
 def seal(content: Mapping[str, Any]) -> str:

@@ -41,10 +41,10 @@ def of_parity(report: "ParityReport") -> str:
 
 def of_attentions(rows: "Sequence[Attention]") -> str:
     """Returns the rows about attentions."""
-    from export.report.attentions import counts, heads, verified
+    from export.report.attentions import counts, heads, traits, verified
 
     header = ("attention", "status", "code", "op", "mask", "rope", "H/Hkv x D", "error / budget", "reason")
-    cells = [(r.name, r.status, r.code, r.op, r.mask, r.rope, heads(r), verified(r), r.reason) for r in rows]
+    cells = [(r.name, r.status, r.code, r.op, *traits(r), heads(r), verified(r), r.reason) for r in rows]
     return _table(header, cells) + f"<p>{escape(counts(rows).strip())}</p>"
 
 

@@ -206,7 +206,7 @@ def test_rtx_marks_what_only_a_profile_can_unfuse() -> None:
     for graph in (g.attention(dtype="float16", size=9), g.attention(dtype="float16", heads=2, kv_heads=2)):
         (step,) = lower(graph, RTX).steps
         assert step.action == "mark decomposable"
-        assert "fused unless the profile fixes the length at 1" in step.why
+        assert "marked, it builds where a profile fixes the length at 1; any other is fused" in step.why
 
 
 def test_rtx_one_query_is_padded_to_the_sizes_its_kernel_has() -> None:

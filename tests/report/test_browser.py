@@ -67,7 +67,7 @@ def test_the_table_sorts_up_and_down(page: Any) -> None:
     assert column(page, 0) == ["softmax_1", "c/attn", "b/attn", "a/attn"]
     mask = page.find_elements("css selector", "#blocks thead th")[2]
     mask.find_element("tag name", "button").click()
-    assert column(page, 2) == ["bool", "causal", "none", "none"]
+    assert column(page, 2) == ["?", "bool", "causal", "none"]
     assert header.get_attribute("aria-sort") is None
 
 

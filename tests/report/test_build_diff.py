@@ -93,6 +93,9 @@ def test_a_lost_fusion_fails_the_lock(tmp_path, capsys, after: record.Report, wo
     assert told["written"] is False
     assert told["lost"] == [dict(zip(("attention", "where", "code", "reason"), ("attn", *words), strict=True))]
     assert "attn is no longer fused in" in err and words[2] in err
+    assert cli.main(command[:-1]) == 1
+    out, err = capsys.readouterr()
+    assert out.count("attn is no longer fused in") == 1 and "no longer fused" not in err
     assert cli.main([*command, "--write-lock"]) == 0  # accepted
     assert cli.main(command) == 0
 

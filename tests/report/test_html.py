@@ -128,6 +128,40 @@ def test_what_is_long_is_shown_short_and_what_was_not_measured_says_how() -> Non
     assert "NOT RUN: a build measures none." in text and command in text
 
 
+def test_commands_name_files_as_the_user_gave_them() -> None:
+    report = replace(REPORT, spec={**REPORT.spec, "source": "models/net.py:make"})
+    text = page.of_json(json.loads(json.dumps(report.as_json())), folder="out/net")
+    assert "bench models/net.py:make -o out/net/bench.json &amp;&amp; python -m export report out/net<" in text
+    assert "bisect models/net.py:make out/net/fused.onnx" in text
+    assert "build models/net.py:make --target tensorrt-rtx --dtype fp16 -o out/net<" in text
+
+
+def test_a_build_that_passed_says_how_much_was_not_run() -> None:
+    kept = [row for row in REPORT.parity.rows if row.status != "fail"]
+    passed = replace(REPORT, failures=(), parity=replace(REPORT.parity, rows=tuple(kept)))
+    assert ">PASSED what ran; 2 NOT RUN (engine-sm89)</p>" in made_of(passed.as_json())
+    whole = replace(passed.parity, rows=tuple(row for row in kept if row.status == "ok"))
+    assert ">PASSED</p>" in made_of(replace(passed, parity=whole).as_json())
+    assert ">FAILED</p>" in made_of(REPORT.as_json())
+
+
+def test_what_fusing_changed_of_rows_without_keys_is_told() -> None:
+    said = "a row without keys gives zero (NaN before)"
+    row = replace(REPORT.attentions[0], masked_rows="zero", reason=said)
+    told = '<span class="tag">masked rows</span> attn: ' + said
+    bare = replace(REPORT, attentions=(row,), notes=(), not_run=(), steps=())
+    assert told in made_of(bare.as_json())
+    assert "masked rows</span>" not in made_of(REPORT.as_json())
+
+
+def test_what_was_not_read_of_a_kept_attention_is_no_none() -> None:
+    kept = json.loads(json.dumps(REPORT.as_json()))["attentions"][1]
+    row = blocks.row(REPORT.as_json(), kept)
+    assert (row["mask"], row["rope"]) == ("?", "?")
+    facts = dict(blocks.drawer(REPORT.as_json(), kept, None)["facts"])
+    assert [facts[name] for name in ("scale", "softcap", "mask", "RoPE", "cache")] == ["?"] * 5
+
+
 def test_nan_is_told_from_a_wrong_number() -> None:
     row = {"status": "fail", "ratio": "inf", "expected": 1.0, "actual": "nan", "reason": "", "case": "a", "stage": "b"}
     assert matrix.cell(row)[:2] == ("NaN", "nan")

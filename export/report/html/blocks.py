@@ -18,8 +18,8 @@ def row(report: Json, attention: Json) -> dict[str, Any]:
         "block": attention.get("block"),
         "status": attention["status"],
         "code": attention["code"],
-        "mask": attention["mask"],
-        "rope": attention["rope"],
+        "mask": read(attention, "mask"),
+        "rope": read(attention, "rope"),
         "heads": heads(attention),
         "op": attention["op"],
         "kernels": [_kernel(engine, attention) for engine in report["engines"]],
@@ -30,6 +30,11 @@ def row(report: Json, attention: Json) -> dict[str, Any]:
         "source": attention["source"],
         "line": short(attention["source"]),
     }
+
+
+def read(attention: Json, trait: str) -> str:
+    """Returns a trait, "?" for an attention that was kept: nobody read it to the end."""
+    return "?" if attention["status"] == "kept" else str(attention[trait])
 
 
 def short(source: str | None) -> str:
@@ -74,16 +79,17 @@ def drawer(report: Json, attention: Json, pictures: Json | None) -> dict[str, An
 
 
 def _facts(report: Json, attention: Json) -> list[list[str]]:
+    kept = attention["status"] == "kept"
     facts = [
         ["status", attention["status"]],
         *([["module", attention["block"]]] if attention.get("block") else []),
         ["operator", attention["op"]],
         ["heads", f"{heads(attention)} (query heads / key and value heads x head size)"],
-        ["scale", "-" if attention["scale"] is None else f"{attention['scale']:.6g}"],
-        ["softcap", "none" if attention["softcap"] is None else f"{attention['softcap']:g}"],
-        ["mask", attention["mask"]],
-        ["RoPE", attention["rope"]],
-        ["cache", attention["cache"]],
+        ["scale", "?" if kept else "-" if attention["scale"] is None else f"{attention['scale']:.6g}"],
+        ["softcap", f"{attention['softcap']:g}" if attention["softcap"] is not None else "?" if kept else "none"],
+        ["mask", read(attention, "mask")],
+        ["RoPE", read(attention, "rope")],
+        ["cache", read(attention, "cache")],
         ["rows without keys", "zero, which is new" if attention["masked_rows"] == "zero" else "as before"],
     ]
     for engine in report["engines"]:

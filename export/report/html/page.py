@@ -21,7 +21,7 @@ Json = Mapping[str, Any]
 
 
 def write(folder: Path, name: str | None = None) -> Path:
-    """Writes report.html into an artifact folder and returns its path; `name` is the folder's, if it has another yet.
+    """Writes report.html into an artifact folder and returns its path; `name` is what the user calls it, if not this.
 
     Raises:
         UsageError: The folder is no artifact of `build`, or cannot be written.
@@ -57,7 +57,7 @@ def render(folder: Path, name: str | None = None) -> str:
         record=_read(folder / engine_json.NAME) or {},
         pictures=_read(folder / _PICTURES),
         bench=latency.load(folder / latency.NAME),
-        folder=name or os.path.basename(folder.absolute()),
+        folder=name or str(folder),
     )
 
 
@@ -76,26 +76,28 @@ def of_json(
         record: engine.json: sha256s and versions.
         pictures: pictures.json.
         bench: What `bench -o` wrote.
-        folder: The folder's name.
+        folder: The folder as the user gave it, for the page's commands.
     """
     attentions = report["attentions"]
     content = {
         "report": report,
         "folder": folder,
-        "title": f"{_base(report['spec'].get('source', folder))}: {'PASSED' if report['passed'] else 'FAILED'}",
+        "title": f"{_base(report['spec'].get('source', folder))}: {verdict(report)}",
+        "verdict": verdict(report),
         "source": _base(report["spec"].get("source", folder)),
         "cards": _cards(report),
         "lowered": lowering.lines((s["attention"], s["action"], s["why"]) for s in report["lowering"]),
+        "empty_rows": [a for a in attentions if a["status"] == "fused" and a["masked_rows"] != "keep"],
         "rows": [blocks.row(report, attention) for attention in attentions],
         "latency": _latency(report, bench),
-        "measure": latency.how(_base(str(report["spec"].get("source", ""))), folder),
+        "measure": latency.how(str(report["spec"].get("source", "")), folder),
         "sizes": {engine["file"]: _sizes(engine) for engine in report["engines"]},
         "matrix": matrix.of(report["parity"]),
         "bisect": _bisect(report, folder),
         "decode": matrix.of(report["decode"]["parity"]) if report.get("decode") else None,
         "provenance": _provenance(report, record or {}),
         "hashes": sorted((record or {}).get("files", {}).items()),
-        "command": command(report["spec"]),
+        "command": command(report["spec"], folder),
         "pictures": pictures,
         "plots": _plots(bench),
         "data": embedded([blocks.drawer(report, attention, pictures) for attention in attentions]),
@@ -103,9 +105,18 @@ def of_json(
     return str(environment().get_template("page.html.j2").render(content))
 
 
-def command(spec: Json) -> str:
-    """Returns the command line that builds what a spec says."""
-    words = ["python", "-m", "export", "build", _base(str(spec.get("source", "")))]
+def verdict(report: Json) -> str:
+    """Returns the page's verdict, which says of a build that passed how much of it was not run."""
+    if not report["passed"]:
+        return "FAILED"
+    rows = [*report["parity"]["rows"], *(report["decode"]["parity"]["rows"] if report.get("decode") else ())]
+    stages = [row["stage"] for row in rows if row["status"] == "not run"]
+    return f"PASSED what ran; {len(stages)} NOT RUN ({', '.join(dict.fromkeys(stages))})" if stages else "PASSED"
+
+
+def command(spec: Json, folder: str = "") -> str:
+    """Returns the command line that builds what a spec says, into a folder."""
+    words = ["python", "-m", "export", "build", str(spec.get("source", ""))]
     for name, value in spec.items():
         if name in ("source", "out") or value in (None, False, [], {}, ""):
             continue
@@ -119,7 +130,8 @@ def command(spec: Json) -> str:
         if isinstance(value, list):
             value = ",".join(map(str, value))
         words += [f"--{name}"] if value is True else [f"--{name}", str(value)]
-    return shlex.join(words + (["--no-verify"] if spec.get("verify") is False else []))
+    words += ["--no-verify"] if spec.get("verify") is False else []
+    return shlex.join(words + (["-o", folder] if folder else []))
 
 
 def environment() -> Any:
@@ -197,7 +209,7 @@ def _bisect(report: Json, folder: str) -> str:
     """Returns the command that finds where the fused graph parts, nothing where it does not."""
     failed = {row["stage"] for row in report["parity"]["rows"] if row["status"] == "fail"}
     graph = next((name for stage, name in _GRAPHS.items() if stage in failed), None)
-    source = _base(str(report["spec"].get("source", "")))
+    source = str(report["spec"].get("source", ""))
     return "" if graph is None else shlex.join(["python", "-m", "export", "bisect", source, f"{folder}/{graph}"])
 
 
