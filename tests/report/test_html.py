@@ -128,8 +128,10 @@ def test_what_is_long_is_shown_short_and_what_was_not_measured_says_how() -> Non
     assert "NOT RUN: a build measures none." in text and command in text
 
 
-def test_commands_name_files_as_the_user_gave_them() -> None:
-    report = replace(REPORT, spec={**REPORT.spec, "source": "models/net.py:make"})
+@pytest.mark.parametrize("below", ["", "/home/me/"])
+def test_commands_name_files_as_the_user_types_them(monkeypatch, below: str) -> None:
+    monkeypatch.setattr("os.getcwd", lambda: "/home/me")  # a build writes down where its source lies
+    report = replace(REPORT, spec={**REPORT.spec, "source": f"{below}models/net.py:make"})
     text = page.of_json(json.loads(json.dumps(report.as_json())), folder="out/net")
     assert "bench models/net.py:make -o out/net/bench.json &amp;&amp; python -m export report out/net<" in text
     assert "bisect models/net.py:make out/net/fused.onnx" in text

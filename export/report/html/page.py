@@ -90,7 +90,7 @@ def of_json(
         "empty_rows": [a for a in attentions if a["status"] == "fused" and a["masked_rows"] != "keep"],
         "rows": [blocks.row(report, attention) for attention in attentions],
         "latency": _latency(report, bench),
-        "measure": latency.how(str(report["spec"].get("source", "")), folder),
+        "measure": latency.how(_typed(report["spec"]), folder),
         "sizes": {engine["file"]: _sizes(engine) for engine in report["engines"]},
         "matrix": matrix.of(report["parity"]),
         "bisect": _bisect(report, folder),
@@ -116,7 +116,7 @@ def verdict(report: Json) -> str:
 
 def command(spec: Json, folder: str = "") -> str:
     """Returns the command line that builds what a spec says, into a folder."""
-    words = ["python", "-m", "export", "build", str(spec.get("source", ""))]
+    words = ["python", "-m", "export", "build", _typed(spec)]
     for name, value in spec.items():
         if name in ("source", "out") or value in (None, False, [], {}, ""):
             continue
@@ -176,6 +176,11 @@ def _base(source: str) -> str:
     return os.path.basename(source)
 
 
+def _typed(spec: Json) -> str:
+    """Returns a spec's source as one types it where the page is made: relative, if it lies below."""
+    return str(spec.get("source", "")).removeprefix(os.path.join(os.getcwd(), ""))
+
+
 def _cards(report: Json) -> list[tuple[str, str, str]]:
     summary, rows = report["summary"], report["parity"]["rows"]
     counts = {status: sum(row["status"] == status for row in rows) for status in ("ok", "fail", "not run")}
@@ -209,7 +214,7 @@ def _bisect(report: Json, folder: str) -> str:
     """Returns the command that finds where the fused graph parts, nothing where it does not."""
     failed = {row["stage"] for row in report["parity"]["rows"] if row["status"] == "fail"}
     graph = next((name for stage, name in _GRAPHS.items() if stage in failed), None)
-    source = str(report["spec"].get("source", ""))
+    source = _typed(report["spec"])
     return "" if graph is None else shlex.join(["python", "-m", "export", "bisect", source, f"{folder}/{graph}"])
 
 
