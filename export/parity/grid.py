@@ -1,4 +1,4 @@
-"""Which cases a form or a user's model is checked at: the corners where attention goes wrong, not a random sample."""
+"""Which cases a form or a user's model is checked at: the sizes, masks and scales at which attention goes wrong."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
