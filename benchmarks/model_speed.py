@@ -17,11 +17,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import marked
+
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "corpus")]
 RESULTS = Path(__file__).parent / "results" / "model_speed.json"
 PAGE = ROOT / "docs" / "measurements.md"
-BEGIN, END = "<!-- model speed: begin -->", "<!-- model speed: end -->"
+MARKED = "model speed"
 
 LAYERS, THREADS = 12, 2
 OFF = "SkipLayerNormFusion"
@@ -94,7 +96,7 @@ def file(case: Timed, folder: Path) -> Path:
     return path
 
 
-def measured(case: Timed, folder: Path, seconds: float) -> dict[str, Any]:
+def measured(case: Timed, folder: Path, seconds: float, device: str = "cpu") -> dict[str, Any]:
     """Returns what `bench` says of a case, as its JSON."""
     from export.bench.run import Asked, run
 
@@ -108,6 +110,7 @@ def measured(case: Timed, folder: Path, seconds: float) -> dict[str, Any]:
         seed=0,
         verify=True,
         flex=False,
+        device=device,
     )
     found = run(asked)
     named = replace(found, cases=tuple(replace(one, name=case.name) for one in found.cases))
@@ -121,14 +124,14 @@ def markdown(documents: list[dict[str, Any]]) -> str:
 
     head = ["model", "exported by", "as exported", "exported, SLN fusion off", "attnproof", "attnproof, SLN fusion off"]
     head += ["onnxscript", "ORT optimizer", "attnproof's error/budget"]
-    rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    rows = []
     for document in documents:
         for line in lines(document):
             if line.ours is None and line.export is None:
                 ran = next(r for r in line.case["rows"] if r["name"] == "attnproof")
                 cells = [line.case["name"], document["exported"], "does not run", "-"]
                 cells += [f"**{ran['timing']['p50_ms']:.3g} ms**", "-", "-", "-", f"{ran['budget_used']:.2f}"]
-                rows.append(f"| {' | '.join(cells)} |")
+                rows.append(cells)
                 continue
             if line.export is None or line.ours is None:
                 raise ValueError(f"{line.case['name']}: the export or ours was not timed, and only one of them")
@@ -143,22 +146,16 @@ def markdown(documents: list[dict[str, Any]]) -> str:
                 *(rest.get(name, "-") for name in ("onnxscript ort_fusions", "ONNX Runtime optimizer")),
                 f"{line.ours['budget_used']:.2f}",
             ]
-            rows.append(f"| {' | '.join(cells)} |")
+            rows.append(cells)
     last = documents[-1]
     said = ", ".join(f"{name} {number}" for name, number in last["versions"].items())
-    rows += [
+    found = [
+        *marked.table(head, rows),
         "",
         "Speed-up over the graph as exported, the median of interleaved rounds ± half their interquartile range; fp32. "
         f"Measured {last['date']} on a {last['machine']}, {last['pinning']}, by `{last['command']}` with {said}.",
     ]
-    return "\n".join(rows)
-
-
-def with_table(page: str, table: str) -> str:
-    """Returns the page with the text between its markers replaced."""
-    head, _, rest = page.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    return f"{head}{BEGIN}\n{table}\n{END}{tail}"
+    return "\n".join(found) + "\n"
 
 
 def main(words: list[str]) -> int:
@@ -167,6 +164,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("words", nargs="*", metavar="WORD", help="only cases whose name holds it; others keep rows")
     parser.add_argument("--seconds", type=float, default=12.0, help="about how long each case is timed")
     parser.add_argument("--folder", type=Path, help="where exports are kept (default: a temporary folder)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: NAME-cuda.json, and no page")
     parser.add_argument("--render", action="store_true", help="only write the page from the JSON")
     args = parser.parse_args(words)
     chosen = [case for case in CASES if not args.words or any(word in case.name for word in args.words)]
@@ -176,16 +174,19 @@ def main(words: list[str]) -> int:
         from export.bench import settings
 
         settings.sleep_while_waiting(THREADS)  # before PyTorch, which exports, is imported
-        kept = {d["cases"][0]["name"]: d for d in json.loads(RESULTS.read_text())} if RESULTS.exists() else {}
+        results = RESULTS if args.device == "cpu" else RESULTS.with_name("model_speed-cuda.json")
+        kept = {d["cases"][0]["name"]: d for d in json.loads(results.read_text())} if results.exists() else {}
         with tempfile.TemporaryDirectory(prefix="attnproof-models-") as place:
             folder = args.folder or Path(place)
             folder.mkdir(parents=True, exist_ok=True)
             for case in chosen:
                 print(case.name, file=sys.stderr, flush=True)
-                kept[case.name] = measured(case, folder, args.seconds)
+                kept[case.name] = measured(case, folder, args.seconds, args.device)
                 found = [kept[one.name] for one in CASES if one.name in kept]
-                RESULTS.write_text(json.dumps(found, indent=1) + "\n")
-    PAGE.write_text(with_table(PAGE.read_text(), markdown(json.loads(RESULTS.read_text()))))
+                results.write_text(json.dumps(found, indent=1) + "\n")
+    if args.device == "cuda":
+        return 0
+    marked.write(PAGE, MARKED, markdown(json.loads(RESULTS.read_text())))
     return 0
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -107,10 +107,27 @@ class OrtRunner:
             UsageError: The feeds do not fit, or `repeat` is below 1.
             ToolkitError: ONNX Runtime failed while computing.
         """
+        call = self.held(feeds)
+        with self._running():
+            return measure(call, repeat)
+
+    def held(self, feeds: Mapping[str, "np.ndarray"]) -> Callable[[], None]:
+        """Returns a call that computes once, inputs and outputs resident on the provider's device, and ends when it is
+        done.
+
+        Raises:
+            UsageError: The feeds do not fit.
+            ToolkitError: ONNX Runtime failed while binding them.
+        """
         arrays = check_feeds(self.inputs, feeds)
         with self._running():
             binding = self._bind(arrays, fetch=False)
-            return measure(lambda: self._once(binding), repeat)
+
+        def call() -> None:
+            self._once(binding)
+
+        self._lent += arrays.values()  # the binding shares their memory
+        return call
 
     def zeros(self, name: str, shape: tuple[int, ...]) -> Any:
         """Returns an OrtValue of zeros for an input, on the provider's device (bfloat16: in host memory)."""

@@ -1,14 +1,16 @@
 """A whole bench on a GPU: PyTorch's backends, flex_attention, the plugin's kernel. NOT RUN so far: it needs a GPU."""
 
 import logging
+import tempfile
 from datetime import date
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.errors import BackendMissingError
 from engines.gpus import gpus
-from export.bench import gpu_cases, gpu_clock, gpu_targets, gpu_truth
+from export.bench import gpu_cases, gpu_clock, gpu_targets, gpu_truth, model_workload
 from export.bench.ceilings import Ceilings
-from export.bench.measure import summed_up
+from export.bench.measure import measured, summed_up
 from export.bench.result import Case, Result
 from export.bench.shapes import Shape
 from export.bench.workload import Work, Workload
@@ -54,6 +56,33 @@ def run(asked: "Asked", shapes: tuple[Shape, ...]) -> Result:
         ceilings=top,
         cases=made,
         targets=gpu_targets.targets(tuple(zip(shapes, made, strict=True)), top),
+    )
+
+
+def run_file(asked: "Asked") -> Result:
+    """Returns what was found out about an .onnx file on ONNX Runtime's CUDA provider: before fusing, after it, by tool.
+
+    Inputs and outputs stay on the GPU and a call ends when it is done, by the wall clock; the ceilings are bfloat16's.
+
+    Raises:
+        BackendMissingError: There is no GPU, or PyTorch cannot use it.
+        UsageError: The file cannot be read, or its sizes cannot be meant.
+    """
+    name = require()
+    top = _ceilings()
+    with tempfile.TemporaryDirectory(prefix="attnproof-bench-") as folder:
+        (workload,) = model_workload.workloads(asked, Path(folder))
+        case = measured(workload, top, asked.seconds)
+    return Result(
+        command=asked.command,
+        date=date.today().isoformat(),
+        seed=asked.seed,
+        device="cuda",
+        threads=asked.threads,
+        pinning=f"{name}, ONNX Runtime's CUDA provider, inputs and outputs on the device, wall clock",
+        seconds=asked.seconds,
+        ceilings=top,
+        cases=(case,),
     )
 
 

@@ -108,7 +108,10 @@ def _of_file(asked: "Asked", folder: Path) -> Workload:
         name=path.name,
         sizes=sizes,
         dtype=dtype,
-        contenders=(*stages(lambda: path, folder, feeds, asked, "", norms=norms), *elsewhere.contenders()),
+        contenders=(
+            *stages(lambda: path, folder, feeds, asked, "", norms=norms),
+            *elsewhere.contenders(asked.device),
+        ),
         work=graph_work.work(model, {name: array.shape for name, array in feeds.items()}),
         judge=judge,
         items=("calls", 1),
@@ -136,7 +139,7 @@ def stages(
             return make(file(), folder / f"{route or 'file'}.{name.replace(' ', '-').replace(',', '')}.onnx")
 
         return ort_contenders.contender(
-            name, kind, model, feeds, asked.threads, route=route, stage=stage, without=without
+            name, kind, model, feeds, asked.threads, route=route, stage=stage, without=without, provider=asked.device
         )
 
     def plain(path: Path, out: Path) -> Path:
@@ -146,7 +149,7 @@ def stages(
     def lowered(path: Path, out: Path) -> Path:
         return tools.lowered(path, out, verify=asked.verify)
 
-    off = SLOWER_ON_CPU if norms else ()
+    off = SLOWER_ON_CPU if norms and asked.device == "cpu" else ()
     return [
         one("as exported", EXPORT, plain, "exported"),
         *(one(f"as exported, no {name}", EXPORT, plain, "set", (name,)) for name in off),

@@ -9,6 +9,7 @@ import numpy as np
 
 from engines import providers
 from engines.errors import ToolkitError
+from engines.ort_runner import OrtRunner
 from engines.ort_session import open_session, run_options, session_options
 from export.bench.contender import Contender, Opened, Outputs, Unavailable
 
@@ -26,8 +27,9 @@ def contender(
     stage: str = "",
     outputs: tuple[str, ...] = (),
     without: tuple[str, ...] = (),
+    provider: str = "cpu",
 ) -> Contender:
-    """Returns a model as a contender on ONNX Runtime's CPU provider.
+    """Returns a model as a contender on a provider of ONNX Runtime.
 
     Args:
         name: As the tables call it.
@@ -39,6 +41,7 @@ def contender(
         stage: Which stage of this project it is.
         outputs: What to call the graph's first outputs; the others are computed and not checked. All by default.
         without: Graph optimisers of ONNX Runtime to leave out.
+        provider: "cpu" or "cuda".
     """
 
     @functools.cache
@@ -50,11 +53,28 @@ def contender(
 
     def open_() -> Opened:
         try:
+            if provider != "cpu":
+                return resident(made(), feeds, provider)
             return opened(made(), feeds, threads, outputs, without)
         except ToolkitError as error:
             raise Unavailable(str(error)) from error
 
     return Contender(name, kind, open_, route, stage, made)
+
+
+def resident(model: Model, feeds: Mapping[str, np.ndarray], provider: str) -> Opened:
+    """Returns a session on a device, inputs and outputs bound there; a call ends when the device is done.
+
+    Raises:
+        UsageError: ONNX Runtime does not take the model, or an input is missing.
+        BackendMissingError: The provider does not load, or has no kernel for a node that computes.
+        ToolkitError: It fails while it runs.
+    """
+    runner = OrtRunner(model, provider)
+    fed = {spec.name: feeds[spec.name] for spec in runner.inputs if spec.name in feeds}
+    call = runner.held(fed)
+    runner.run(fed)
+    return Opened(call, lambda: runner.run(fed))
 
 
 def opened(

@@ -59,9 +59,12 @@ def run(asked: Asked) -> Result:
     if asked.device == "cuda":
         from export.bench import gpu_run
 
-        if not shapes:
-            raise UsageError(f"--device cuda times a shape set ({', '.join(SETS)}), and {asked.source} is none.")
-        return gpu_run.run(asked, shapes)
+        if not shapes and not asked.source.endswith(".onnx"):
+            raise UsageError(
+                f"--device cuda times a shape set ({', '.join(SETS)}) or an .onnx file, and {asked.source} is neither: "
+                "build it, and name the model.onnx of its folder."
+            )
+        return gpu_run.run(asked, shapes) if shapes else gpu_run.run_file(asked)
     in_time = settings.sleep_while_waiting(asked.threads)
     with pinned(asked.threads) as how, tempfile.TemporaryDirectory(prefix="attnproof-bench-") as folder:
         import torch

@@ -30,7 +30,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--exports", metavar="A,B", help="exports to measure (default: torchscript-17,dynamo-18,dynamo-23)")
     add("--only", metavar="WORD,...", help="only the cases of a set whose name holds one of the words, as in B1")
     add("--shapes", metavar="batch=1,...", help="sizes of symbolic dimensions of a form, factory or file")
-    add("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: a shape set in bfloat16, by CUDA graphs")
+    add(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="cuda: a shape set in bfloat16, by CUDA graphs, or an .onnx file on ONNX Runtime's CUDA provider",
+    )
     add("--threads", type=int, default=2, metavar="N", help="threads of every contender (default: 2)")
     add("--seconds", type=float, default=20.0, metavar="S", help="about how long each case is timed (default: 20)")
     add("--seed", type=int, default=0, metavar="N", help="seed of the inputs (default: 0)")

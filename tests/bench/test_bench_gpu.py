@@ -3,18 +3,21 @@
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from export.bench import clock, gpu_cases, gpu_clock, gpu_run, gpu_targets, gpu_truth
+from engines import providers
+from export.bench import cases, clock, exports, gpu_cases, gpu_clock, gpu_run, gpu_targets, gpu_truth
 from export.bench.ceilings import Ceilings
 from export.bench.contender import OURS, TORCH, YARDSTICK
 from export.bench.result import NOT_RUN, TIMED, WRONG, Case, Row
-from export.bench.run import Asked
+from export.bench.run import Asked, run
 from export.bench.shapes import GPU, SETS, Shape
 from export.bench.spread import Timing
+from export.errors import UsageError
 from export.report import bench_table
 
 TINY = (
@@ -24,6 +27,7 @@ TINY = (
     Shape("decode", 2, 1, 4, 2, 16, 48),
 )
 TOP = Ceilings(1e15, 4e12)
+SHAPE = Shape("padded", 2, 16, 2, 2, 16)
 
 
 @pytest.fixture(scope="module")
@@ -140,3 +144,27 @@ def test_decode_is_held_against_the_copy() -> None:
     assert verdicts(shape, row(gpu_cases.KERNEL, floor / 0.81, OURS)) == [("met", 0.81)]
     assert verdicts(shape, row(gpu_cases.KERNEL, floor / 0.79, OURS)) == [("lost", 0.79)]
     assert verdicts(replace(shape, keys=8192), row(gpu_cases.KERNEL, 1, OURS)) == []
+
+
+def test_a_file_is_timed_on_the_provider_before_and_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = exports.export(cases.module(SHAPE), cases.draw(SHAPE, 0), "torchscript-17", tmp_path / "model.onnx")
+    asked = Asked(
+        str(path), "python -m export bench model.onnx --device cuda", (), {"batch": 2, "length": 16}, 1, 0.05, 0, False,
+        False, device="cuda",
+    )  # fmt: skip
+    monkeypatch.setattr(gpu_run, "require", lambda: "a CPU in a GPU's place")
+    monkeypatch.setattr(gpu_run, "_ceilings", lambda: TOP)
+    monkeypatch.setitem(providers.PROVIDERS, "cuda", providers.PROVIDERS["cpu"])
+    monkeypatch.setattr(clock, "ROUND_SECONDS", 1e-4)
+    document = json.loads(json.dumps(run(asked).as_json(), allow_nan=False))
+    rows = {row["name"]: row for row in document["cases"][0]["rows"]}
+    assert rows["as exported"]["status"] == rows["attnproof"]["status"] == TIMED
+    assert 0 <= rows["attnproof"]["budget_used"] <= 1 and rows["attnproof"]["speedup"]["value"] > 0
+    assert rows["TensorRT, native attention"]["status"] == NOT_RUN
+    assert document["device"] == "cuda" and "CUDA provider" in document["pinning"]
+
+
+def test_neither_a_set_nor_a_file_is_refused() -> None:
+    asked = Asked("mha-rope", "", (), {}, 1, 1, 0, False, False, device="cuda")
+    with pytest.raises(UsageError, match=r"build it, and name the model\.onnx"):
+        run(asked)

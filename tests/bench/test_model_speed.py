@@ -7,13 +7,14 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import marked  # noqa: E402
 import model_speed  # noqa: E402
 
 
 def test_the_page_is_that_of_the_results() -> None:
     page = model_speed.PAGE.read_text()
-    assert model_speed.BEGIN in page
-    assert page == model_speed.with_table(page, model_speed.markdown(json.loads(model_speed.RESULTS.read_text())))
+    table = model_speed.markdown(json.loads(model_speed.RESULTS.read_text()))
+    assert page == marked.with_text(page, model_speed.MARKED, table)
 
 
 def test_every_case_was_timed_and_every_answer_of_ours_is_right() -> None:
