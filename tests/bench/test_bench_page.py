@@ -20,6 +20,8 @@ def test_the_page_and_the_plots_are_those_of_the_results() -> None:
     kept = speed.document()
     page = speed.PAGE.read_text()
     assert page == marked.with_text(page, speed.MARKED, speed.block(kept))
+    readme = speed.README.read_text()
+    assert readme == marked.with_text(readme, speed.MARKED, speed.short(kept))
     assert (speed.RESULTS / "speedup.svg").read_text() == bench_plot.speedup(kept)
     assert (speed.RESULTS / "roofline.svg").read_text() == bench_plot.roofline(kept)
 
