@@ -4,9 +4,14 @@ import argparse
 import functools
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from typing import Any
+
+# A shell in the background starts its commands deaf to Ctrl-C, and what tests start and interrupt would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Set before any test imports torch or ONNX Runtime; the subprocesses that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
