@@ -2,7 +2,6 @@
 
 import logging
 import tempfile
-from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,18 +44,7 @@ def run(asked: "Asked", shapes: tuple[Shape, ...]) -> Result:
     top = _ceilings()
     made = tuple(_case(shape, top, asked) for shape in shapes)
     pinning = f"{name}, CUDA graphs of {gpu_clock.CALLS} calls timed by events"
-    return Result(
-        command=asked.command,
-        date=date.today().isoformat(),
-        seed=asked.seed,
-        device="cuda",
-        threads=asked.threads,
-        pinning=pinning,
-        seconds=asked.seconds,
-        ceilings=top,
-        cases=made,
-        targets=gpu_targets.targets(tuple(zip(shapes, made, strict=True)), top),
-    )
+    return asked.result(pinning, top, made, gpu_targets.targets(tuple(zip(shapes, made, strict=True)), top))
 
 
 def run_file(asked: "Asked") -> Result:
@@ -73,17 +61,8 @@ def run_file(asked: "Asked") -> Result:
     with tempfile.TemporaryDirectory(prefix="attnproof-bench-") as folder:
         (workload,) = model_workload.workloads(asked, Path(folder))
         case = measured(workload, top, asked.seconds)
-    return Result(
-        command=asked.command,
-        date=date.today().isoformat(),
-        seed=asked.seed,
-        device="cuda",
-        threads=asked.threads,
-        pinning=f"{name}, ONNX Runtime's CUDA provider, inputs and outputs on the device, wall clock",
-        seconds=asked.seconds,
-        ceilings=top,
-        cases=(case,),
-    )
+    pinning = f"{name}, ONNX Runtime's CUDA provider, inputs and outputs on the device, wall clock"
+    return asked.result(pinning, top, (case,))
 
 
 def _case(shape: Shape, top: Ceilings, asked: "Asked") -> Case:
@@ -101,14 +80,7 @@ def _case(shape: Shape, top: Ceilings, asked: "Asked") -> Case:
     )
     workload = Workload(
         name=shape.name,
-        sizes={
-            "batch": shape.batch,
-            "queries": shape.queries,
-            "keys": shape.key_count,
-            "heads": shape.heads,
-            "kv_heads": shape.kv_heads,
-            "head_size": shape.size,
-        },
+        sizes=shape.sizes,
         dtype=DTYPE,
         contenders=gpu_cases.contenders(shape, sets, asked.flex),
         work=work,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from export.bench import ceilings, settings
 from export.bench.clock import pinned
@@ -13,6 +14,9 @@ from export.bench.result import Case, Result
 from export.bench.shapes import SETS, Shape
 from export.bench.workload import Workload
 from export.errors import UsageError
+
+if TYPE_CHECKING:
+    from export.bench.gpu_targets import Target
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +51,30 @@ class Asked:
     only: tuple[str, ...] = ()
     device: str = "cpu"
 
+    def result(
+        self, pinning: str, top: ceilings.Ceilings, cases: tuple[Case, ...], targets: "tuple[Target, ...]" = ()
+    ) -> Result:
+        """Returns what was found out about what was asked, today.
+
+        Args:
+            pinning: What was computed on, and how it was timed.
+            top: The machine's ceilings.
+            cases: What was measured.
+            targets: What such a run should reach.
+        """
+        return Result(
+            command=self.command,
+            date=date.today().isoformat(),
+            seed=self.seed,
+            device=self.device,
+            threads=self.threads,
+            pinning=pinning,
+            seconds=self.seconds,
+            ceilings=top,
+            cases=cases,
+            targets=targets,
+        )
+
 
 def run(asked: Asked) -> Result:
     """Returns what was found out.
@@ -75,17 +103,8 @@ def run(asked: Asked) -> Result:
         top = ceilings.measured(asked.threads)
         cases = tuple(_measured(w, top, asked.seconds) for w in _workloads(asked, shapes, Path(folder)))
         torch.set_num_threads(before)
-    return Result(
-        command=asked.command,
-        date=date.today().isoformat(),
-        seed=asked.seed,
-        device="cpu",
-        threads=asked.threads,
-        pinning=how if in_time else f"{how} (but PyTorch was imported before, and its threads may spin)",
-        seconds=asked.seconds,
-        ceilings=top,
-        cases=cases,
-    )
+    late = "" if in_time else " (but PyTorch was imported before, and its threads may spin)"
+    return asked.result(how + late, top, cases)
 
 
 def _measured(workload: Workload, top: ceilings.Ceilings, seconds: float) -> Case:

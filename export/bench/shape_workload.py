@@ -85,7 +85,7 @@ def workload(
 
     return Workload(
         name=shape.name,
-        sizes=_sizes(shape),
+        sizes=shape.sizes,
         dtype="fp32",
         contenders=(*contenders, *elsewhere.contenders()),
         work=Work(
@@ -121,14 +121,3 @@ def _of_route(shape: Shape, files: Files, route: str, feeds: Mapping[str, Any], 
             for name, tool in tools.PEERS.items()
         ),
     ]
-
-
-def _sizes(shape: Shape) -> dict[str, int]:
-    return {
-        "batch": shape.batch,
-        "queries": shape.queries,
-        "keys": shape.key_count,
-        "heads": shape.heads,
-        "kv_heads": shape.kv_heads,
-        "head_size": shape.size,
-    }

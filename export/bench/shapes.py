@@ -45,6 +45,18 @@ class Shape:
         """T."""
         return self.keys or self.queries
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """What a result says of the shape, by name."""
+        return {
+            "batch": self.batch,
+            "queries": self.queries,
+            "keys": self.key_count,
+            "heads": self.heads,
+            "kv_heads": self.kv_heads,
+            "head_size": self.size,
+        }
+
     def flops(self, kept: int | None = None) -> int:
         """Returns the floating-point operations of the two matrix products that the result depends on.
 
